@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup build test test-core demo bench lint clean
+
+# The built packages, a ROS domain for this run alone, no talk beyond this host, and one thread for
+# each of the processes that share the machine's cores.
+run = . ./env.bash && export ROS_DOMAIN_ID=$$(($$$$ % 100 + 1)) \
+	ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST OMP_NUM_THREADS=1 &&
+
+help:
+	@echo 'make demo       set everything up and run the main job between two ROS 2 processes'
+	@echo 'make test       set everything up and run all tests'
+	@echo 'make test-core  the tests that need no ROS'
+	@echo 'make bench      every measurement in bench/, short (ARGS= for other options)'
+	@echo 'make lint       check the style'
+	@echo 'make setup      only the virtual environment .venv'
+	@echo 'make build      also build both packages; then ". ./env.bash" to use them'
+	@echo 'make clean      remove all that setup and build made'
+	@echo "ARGS='...' is passed on, as in make test ARGS='-k codec -x'"
+
+setup:
+	@.ci/setup.sh
+
+build:
+	@.ci/build.sh
+
+test: build
+	@$(run) python -c 'import hp_inference.nodes' && python -m pytest $(ARGS)
+
+test-core: setup
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m 'not ros' $(ARGS)
+
+demo: build
+	@$(run) python examples/demo.py $(ARGS)
+
+bench: build
+	@$(run) for script in bench/[!_]*.py; do python "$$script" $(or $(ARGS),--quick) || exit; done
+
+lint: setup
+	@.venv/bin/python -m ruff check $(ARGS) .
+
+clean:
+	rm -rf build install log "$$(readlink -f .venv)" .venv

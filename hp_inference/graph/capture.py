@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a PyTorch module to a Graph: torch.export, normalisation first, constants folded."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils import _pytree as pytree
+
+from hp_inference.graph.build import Builder
+from hp_inference.graph.ir import Const, Graph, leaves, Ref, substitute, Value, weights_digest
+from hp_inference.graph.passes import fold_batch_norm, split_reductions
+from hp_inference.graph.table import overload
+
+# What these return does not depend on the elements of their first argument, only on its shape.
+SHAPE_ONLY = {f'aten.{name}' for name in (
+    'new_zeros.default', 'new_ones.default', 'new_full.default', 'new_empty.default',
+    'zeros_like.default', 'ones_like.default', 'full_like.default', 'empty_like.default')}
+# These return their first argument in inference.
+IDENTITY = {f'aten.{name}' for name in (
+    'clone.default', 'contiguous.default', 'alias.default', 'detach.default', 'detach_.default',
+    'lift_fresh_copy.default', 'lift_fresh.default', 'dropout.default', 'feature_dropout.default',
+    'alpha_dropout.default', 'view_as.default', 'positive.default')}
+# Strides are not part of the graph (slices and channels_last change them): views may copy.
+VIEWS = ('aten.view.default', 'aten._unsafe_view.default')
+# These return several pieces of their argument; each piece becomes an operator of its own.
+PIECES = {f'aten.{name}' for name in (
+    'split.Tensor', 'split.sizes', 'split.default', 'split_with_sizes.default', 'chunk.default',
+    'tensor_split.sections', 'tensor_split.indices')}
+
+
+class CaptureError(ValueError):
+    """The model can't be captured; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """
+    The normalisation that turns the uint8 image into the model's input.
+
+    Per channel: ``(pixel / 255 - mean) / std``, in the model's own float type.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def default(cls, channels: int) -> Preprocessing:
+        """Return ImageNet's mean and deviation for colour, plain scaling to [0, 1] otherwise."""
+        if channels == 3:
+            return cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        return cls((0.0,) * channels, (1.0,) * channels)
+
+
+class ImageModel(torch.nn.Module):
+    """The unsplit model with its normalisation: the answer that every plan has to give."""
+
+    def __init__(self, module: torch.nn.Module, pre: Preprocessing | None):
+        """Wrap a module; ``pre`` None means that the module takes the uint8 image itself."""
+        super().__init__()
+        self.module = module
+        self.plain = pre is None
+        if pre is not None:
+            dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()),
+                         torch.float32)
+            std = torch.tensor(pre.std, dtype=torch.float64)
+            shift = -torch.tensor(pre.mean, dtype=torch.float64) / std
+            self.register_buffer('scale', (1 / (255 * std)).reshape(1, -1, 1, 1).to(dtype))
+            self.register_buffer('shift', shift.reshape(1, -1, 1, 1).to(dtype))
+
+    def forward(self, image):
+        """Run on a uint8 image [1, C, H, W]."""
+        if self.plain:
+            return self.module(image)
+        return self.module(image.to(self.scale.dtype) * self.scale + self.shift)
+
+
+def as_image_model(module: torch.nn.Module, shape: Sequence[int],
+                   pre: Preprocessing | None = None) -> ImageModel:
+    """
+    Return the unsplit model for images of ``shape`` (1, C, H, W), in inference state.
+
+    Raises CaptureError for a shape or a normalisation that does not fit.
+    """
+    if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
+        raise CaptureError(f'the input is [{",".join(map(str, shape))}], expected 1,C,H,W: '
+                           'one image at the size that the model takes')
+    pre = pre or Preprocessing.default(shape[1])
+    if len(pre.mean) != shape[1] or len(pre.std) != shape[1] or 0 in pre.std:
+        raise CaptureError(f'mean {pre.mean} and std {pre.std} do not fit {shape[1]} channels: '
+                           'give one number per channel, std not 0')
+    takes_pixels = getattr(module, 'takes_pixels', False)
+    wrapped = ImageModel(module, None if takes_pixels else pre)
+    try:
+        wrapped.eval()
+    except (RuntimeError, NotImplementedError):
+        pass  # an exported program is in inference state already and refuses to be told
+    return wrapped.to(memory_format=torch.channels_last).requires_grad_(False)
+
+
+def capture(model: ImageModel, shape: Sequence[int], name: str, fold: bool = True) -> Graph:
+    """
+    Return the graph of a model for uint8 images of ``shape`` (1, C, H, W).
+
+    The digest covers the graph as exported and the weights before folding. ``fold`` False keeps
+    batch norms apart. Raises CaptureError when torch.export refuses the model.
+    """
+    image = torch.zeros(*shape, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    try:
+        program = torch.export.export(model, (image,)).run_decompositions({})
+    except Exception as error:  # torch.export raises many types; all mean the same to a user
+        reason = str(error).strip().splitlines()
+        raise CaptureError(
+            f'{name} can not be captured by torch.export: {reason[0] if reason else error!r}. '
+            'A model with control flow that depends on the image (a detection head, say) has to '
+            'be split before it: name its backbone, like torchvision:NAME.backbone') from error
+    with torch.inference_mode():
+        graph = _read(program, name, shape)
+        if fold:
+            graph = fold_batch_norm(graph)
+        return split_reductions(graph)
+
+
+def _read(program: torch.export.ExportedProgram, name: str, shape: Sequence[int]) -> Graph:
+    """Translate the exported program operator by operator."""
+    tensors = {**program.state_dict, **program.constants}
+    weights = {spec.arg.name: (spec.target, tensors[spec.target])
+               for spec in program.graph_signature.input_specs if spec.target is not None}
+    builder = Builder(name, Value(0, 'image', tuple(shape), 'uint8'), {})
+    stands: dict = {}
+    for node in program.graph.nodes:
+        if node.op == 'placeholder':
+            if node.name in weights:
+                target, tensor = weights[node.name]
+                stands[node] = builder.constant(target, _laid_out(tensor))
+            else:
+                stands[node] = Ref(0)
+        elif node.op == 'call_function':
+            stands[node] = _operator(node, stands, builder)
+        elif node.op == 'output':
+            outputs = _named_outputs(program, node, stands, name)
+    graph = builder.finish(outputs)
+    graph.digest = weights_digest(graph.to_json(), graph.constants)
+    return graph
+
+
+def _laid_out(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach()
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _operator(node, stands: dict, builder: Builder):
+    """Return what stands for a node: a Ref, a Const, or the node of a tuple for getitem to pick."""
+    target = str(node.target)
+    if node.target is operator.getitem:
+        return _picked(node, stands, builder)
+    args, kwargs = _translated(node.args, stands), _translated(node.kwargs, stands)
+    kwargs.pop('device', None), kwargs.pop('pin_memory', None)
+    if target in VIEWS:
+        target = 'aten.reshape.default'
+    if target in IDENTITY or (target.startswith('aten._assert') or 'sym_' in target):
+        return args[0] if args else None
+    if target == 'aten.expand_as.default':
+        node_shape = list(node.meta['val'].shape)
+        return builder.add('aten.expand.default', (args[0], node_shape), name=_name(node),
+                           shape=node_shape, dtype=_dtype(node.meta['val']))
+    if target in SHAPE_ONLY:
+        like = torch.zeros(node.args[0].meta['val'].shape, dtype=node.args[0].meta['val'].dtype)
+        return builder.constant(node.name, node.target(like, *args[1:], **kwargs))
+    if not any(isinstance(leaf, Ref) for leaf in leaves((args, kwargs))):
+        if isinstance(node.meta['val'], (tuple, list)):
+            return _call_constant(target, args, kwargs, builder)
+        return builder.constant(node.name, _call_constant(target, args, kwargs, builder))
+    meta = node.meta['val']
+    if isinstance(meta, (tuple, list)):
+        return node  # its getitems will ask
+    if not isinstance(meta, torch.Tensor):
+        raise CaptureError(f'operator {target} returns a {type(meta).__name__} that depends on '
+                           'the image; only tensors of fixed shape can be split')
+    return builder.add(target, args, kwargs, name=_name(node), shape=meta.shape,
+                       dtype=_dtype(meta))
+
+
+def _translated(item, stands: dict):
+    """Return a node's arguments with nodes replaced; fx's own list types become plain ones."""
+    if isinstance(item, (tuple, list)):
+        return type(item)(_translated(p, stands) for p in item) if type(item) in (
+            tuple, list) else [_translated(p, stands) for p in item]
+    if isinstance(item, dict):
+        return {key: _translated(part, stands) for key, part in item.items()}
+    return stands[item] if isinstance(item, torch.fx.Node) else item
+
+
+def _call_constant(target: str, args, kwargs, builder: Builder):
+    def tensor(leaf):
+        return builder.constants[leaf.name] if isinstance(leaf, Const) else leaf
+    return overload(target)(*substitute(args, tensor), **substitute(kwargs, tensor))
+
+
+def _picked(node, stands: dict, builder: Builder):
+    """Return one tensor of an operator that yields several."""
+    source, item = node.args
+    made = stands[source]
+    if isinstance(made, (tuple, list)):  # of constants
+        return builder.constant(node.name, made[item])
+    target, meta = str(source.target), node.meta['val']
+    args, kwargs = _translated(source.args, stands), _translated(source.kwargs, stands)
+    shown = {'name': _name(source), 'shape': meta.shape, 'dtype': _dtype(meta)}
+    if target in PIECES or target == 'aten.unbind.int':
+        place = 1 if target == 'aten.unbind.int' else 2
+        dim = args[place] if len(args) > place else kwargs.get('dim', 0)
+        if target == 'aten.unbind.int':
+            return builder.add('aten.select.int', (args[0], dim, item), **shown)
+        pieces = [piece.shape[dim] for piece in source.meta['val']]
+        begin = sum(pieces[:item])
+        return builder.add('aten.slice.Tensor', (args[0], dim, begin, begin + pieces[item]),
+                           **shown)
+    return builder.add(target, args, kwargs, item=item, **shown)
+
+
+def _name(node) -> str:
+    """Return the path of the module that the operator belongs to, or the node's own name."""
+    stack = node.meta.get('nn_module_stack') or {}
+    paths = [path for path, _ in stack.values() if path]
+    path = paths[-1] if paths else ''
+    path = path.removeprefix('module.')
+    return path if path and path != 'module' else node.name
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix('torch.')
+
+
+def _named_outputs(program, node, stands: dict, name: str) -> dict[str, Ref]:
+    """Return the outputs by the path that they have in the model's return value."""
+    flat = [stands.get(leaf, leaf) if isinstance(leaf, torch.fx.Node) else leaf
+            for leaf in node.args[0]]
+    paths = pytree.tree_flatten_with_path(
+        pytree.tree_unflatten(list(range(len(flat))), program.call_spec.out_spec))[0]
+    outputs = {}
+    for path, place in paths:
+        label = '.'.join(str(getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key))))
+                         for key in path) or 'output'
+        if isinstance(flat[place], Ref):
+            outputs[label] = flat[place]
+        elif flat[place] is not None:
+            raise CaptureError(f'output {label!r} of {name} does not depend on the image')
+    if not outputs:
+        raise CaptureError(f'{name} returns no tensor')
+    return outputs

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a Program: everything that can be decided before a frame is decided when it is prepared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from hp_inference.graph.layout import Layout
+from hp_inference.graph.rows import Rows
+from hp_inference.split.program import Compute, Program, Receive, Send
+
+
+class FrameIO(Protocol):
+    """What a Program needs of the link for one frame."""
+
+    def send(self, step: Send, rows: torch.Tensor) -> None:
+        """Hand rows to the link; must not wait. The rows are not written to afterwards."""
+
+    def receive(self, step: Receive) -> torch.Tensor:
+        """Wait for the rows and return them; raises what ends the frame early."""
+
+
+@dataclass
+class Trace:
+    """
+    Where the executor's time went in one frame; times of time.monotonic(), seconds.
+
+    ``computing``: (begin, end) between waits. ``waiting``: (begin, end, value) for each Receive.
+    ``peak_bytes``: the most that the held values took at once, arrivals included.
+    """
+
+    computing: list[tuple[float, float]] = field(default_factory=list)
+    waiting: list[tuple[float, float, int]] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    @property
+    def compute_s(self) -> float:
+        """Seconds spent computing."""
+        return sum(end - begin for begin, end in self.computing)
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds spent waiting for rows."""
+        return sum(end - begin for begin, end, _ in self.waiting)
+
+
+Action = Callable[[list, FrameIO], None]
+
+
+class Executor:
+    """
+    One side's Program on one device, prepared once and run for any number of frames.
+
+    An executor may run several frames at once from several threads: a frame's state is its own.
+    """
+
+    def __init__(self, layout: Layout, program: Program):
+        self.layout = layout
+        self.program = program
+        self.outputs = {name: value for name, value in layout.graph.outputs.items()
+                        if value in program.held} if program.side == 0 else {}
+        self._values = len(layout.rows)
+        self._plan_memory()
+        self._actions = [(self._prepare(i, step), isinstance(step, Receive), step.value)
+                         for i, step in enumerate(program.steps)]
+
+    def run(self, io: FrameIO, image: torch.Tensor | None = None,
+            trace: Trace | None = None) -> dict[str, torch.Tensor]:
+        """
+        Run one frame and return the model's outputs by name (nothing on the server).
+
+        image: uint8 [1, C, H, W], channels_last, on the robot's side. Raises what io raises.
+        """
+        store: list = [None] * self._values
+        if image is not None and 0 in self.program.held:
+            low, high = self.program.held[0]
+            store[0] = image.to(self.layout.graph.device).narrow(2, low, high - low)
+        with torch.inference_mode():
+            if trace is None:
+                for action, _, _ in self._actions:
+                    action(store, io)
+            else:
+                self._run_traced(store, io, trace)
+            return {name: store[value] for name, value in self.outputs.items()}
+
+    def _run_traced(self, store: list, io: FrameIO, trace: Trace) -> None:
+        trace.peak_bytes = max(trace.peak_bytes, self.peak_bytes)
+        begun = time.monotonic()
+        for action, waits, value in self._actions:
+            if not waits:
+                action(store, io)
+                continue
+            before = time.monotonic()
+            if before > begun:
+                trace.computing.append((begun, before))
+            try:
+                action(store, io)
+            finally:
+                begun = time.monotonic()
+                trace.waiting.append((before, begun, value))
+        if self.layout.graph.device.type == 'cuda':
+            torch.cuda.synchronize(self.layout.graph.device)
+        trace.computing.append((begun, time.monotonic()))
+
+    def _plan_memory(self) -> None:
+        """Find each value's last use, the values to drop after each step, and the peak."""
+        steps, graph = self.program.steps, self.layout.graph
+        self._last: dict[int, int] = {}
+        self._readers: dict[int, int] = {}
+        self._pinned = set(self.outputs.values()) | {0}
+        for i, step in enumerate(steps):
+            if isinstance(step, Compute):
+                for value in set(graph.ops[step.value - 1].refs):
+                    self._last[value] = i
+                    self._readers[value] = self._readers.get(value, 0) + 1
+            else:
+                # The link may still read what was sent, and wrote what was received.
+                self._pinned.add(step.value)
+            self._last[step.value] = max(self._last.get(step.value, i), i)
+        keep = set(self.outputs.values())
+        self._drops = [tuple(v for v, last in self._last.items() if last == i and v not in keep)
+                       for i in range(len(steps))]
+        held, alive = 0, {}
+        self.peak_bytes = 0
+        for i, step in enumerate(steps):
+            if step.value not in alive:
+                shape = self.layout.slice_shape(step.value, *self.program.held[step.value])
+                size = getattr(torch, graph.values[step.value].dtype).itemsize
+                for extent in shape:
+                    size *= extent
+                alive[step.value] = size
+                held += size
+                self.peak_bytes = max(self.peak_bytes, held)
+            for value in self._drops[i]:
+                held -= alive.pop(value, 0)
+
+    def _prepare(self, i: int, step) -> Action:
+        if isinstance(step, Compute):
+            return self._compute(i, step)
+        low, _ = self.program.held[step.value]
+        axis, drops = self.layout.axes[step.value], self._drops[i]
+        begin, count = step.begin - low, step.end - step.begin
+        if isinstance(step, Send):
+            def send(store, io):
+                rows = store[step.value]
+                io.send(step, rows if axis is None else rows.narrow(axis, begin, count))
+                for value in drops:
+                    store[value] = None
+            return send
+        put = self._putter(step.value, step.begin, step.end)
+
+        def receive(store, io):
+            put(store, io.receive(step).to(self.layout.graph.device))
+            for value in drops:
+                store[value] = None
+        return receive
+
+    def _compute(self, i: int, step: Compute) -> Action:
+        op, rule = self.layout.graph.ops[step.value - 1], self.layout.rules[step.value]
+        block = rule.block(step.begin, step.end)
+        takes = [self._taker(ref, need) for ref, need in zip(op.refs, block.needs)]
+        drops, run, value = self._drops[i], block.run, step.value
+        whole = self.program.held[value] == (step.begin, step.end)
+        over = self._overwritable(i, op, block) if whole else None
+        if over is not None:
+            out = block.out
+
+            def action(store, io):
+                store[value] = out(*[store[ref] for ref in op.refs], out=store[over])
+                for gone in drops:
+                    store[gone] = None
+            return action
+        if whole and len(op.refs) == 1 and takes[0] is None:
+            source = op.refs[0]
+
+            def action(store, io):
+                store[value] = run(store[source])
+                for gone in drops:
+                    store[gone] = None
+            return action
+        inputs = [(ref, take) for ref, take in zip(op.refs, takes)]
+        if block.out is not None and not whole:
+            return self._compute_into(step, inputs, block.out, drops)
+        put = self._putter(value, step.begin, step.end)
+
+        def action(store, io):
+            put(store, run(*[store[ref] if take is None else take(store[ref])
+                             for ref, take in inputs]))
+            for gone in drops:
+                store[gone] = None
+        return action
+
+    def _compute_into(self, step: Compute, inputs: list, out: Callable, drops) -> Action:
+        """Return the action that writes a part of a value straight into its rows."""
+        value, axis = step.value, self.layout.axes[step.value]
+        offset, count = step.begin - self.program.held[value][0], step.end - step.begin
+        make = self._maker(value)
+
+        def action(store, io):
+            if store[value] is None:
+                store[value] = make()
+            out(*[store[ref] if take is None else take(store[ref]) for ref, take in inputs],
+                out=store[value].narrow(axis, offset, count))
+            for gone in drops:
+                store[gone] = None
+        return action
+
+    def _taker(self, value: int, need: Rows) -> Callable | None:
+        """Return how to take the needed rows out of what is held; None: just as it is held."""
+        low, high = self.program.held.get(value, (0, 0))
+        axis = self.layout.axes[value]
+        if not need:
+            return lambda held: None
+        if axis is None or need.intervals == ((low, high),):
+            return None
+        parts = [(begin - low, end - begin) for begin, end in need]
+        if len(parts) == 1:
+            begin, count = parts[0]
+            return lambda held: held.narrow(axis, begin, count)
+        return lambda held: torch.cat([held.narrow(axis, b, n) for b, n in parts], axis)
+
+    def _maker(self, value: int) -> Callable[[], torch.Tensor]:
+        """Return what allocates the rows that are held of a value."""
+        shape = self.layout.slice_shape(value, *self.program.held[value])
+        dtype, device = getattr(torch, self.layout.graph.values[value].dtype), \
+            self.layout.graph.device
+        memory = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        return lambda: torch.empty(shape, dtype=dtype, device=device, memory_format=memory)
+
+    def _putter(self, value: int, begin: int, end: int) -> Callable:
+        """Return how to store rows [begin, end): as they are when they are all that is held."""
+        low, high = self.program.held[value]
+        if (low, high) == (begin, end):
+            def adopt(store, rows):
+                store[value] = rows
+            return adopt
+        axis, make = self.layout.axes[value], self._maker(value)
+
+        def copy(store, rows):
+            if store[value] is None:
+                store[value] = make()
+            store[value].narrow(axis, begin - low, end - begin).copy_(rows)
+        return copy
+
+    def _overwritable(self, i: int, op, block) -> int | None:
+        """
+        Return an input that the result may overwrite, None when there is none.
+
+        It must be whole, die here, be read by nothing else that could share its memory, not be
+        the link's, and have been made by an operator that made new memory.
+        """
+        if block.out is None:
+            return None
+        for ref, need in zip(op.refs, block.needs):
+            takes = self._taker(ref, need) is None
+            if (takes and ref not in self._pinned and self._readers[ref] == 1
+                    and self._last[ref] == i and op.refs.count(ref) == 1
+                    and not self.layout.rules[ref].view
+                    and all(self._taker(r, n) is None for r, n in zip(op.refs, block.needs))):
+                return ref
+        return None

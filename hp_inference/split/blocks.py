@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Row blocks: when each row is computed and sent, so that computing and travelling overlap.
+
+Time is cut into PHASES. Block j of a value that travels in n blocks belongs to phase j * PHASES/n;
+a row of another value belongs to the phase of what it waits for (where rows arrive: as early as
+possible), or of what waits for it (where nothing arrives: no earlier than somebody wants it). A
+row's phase is never before that of a row it reads, which makes ``(phase, value)`` one global order
+for both sides, in which every row comes after those that it reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hp_inference.graph.layout import Layout
+from hp_inference.graph.rows import Rows
+from hp_inference.split.plan import Plan
+from hp_inference.split.shares import needs_of, NONE, ROBOT, SERVER, Share
+
+PHASES = 8
+# Blocks of fewer rows than this are joined with the next: an operator's fixed cost and its halo
+# outweigh the overlap, so small deep maps are computed whole.
+MIN_BLOCK_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Timing:
+    """
+    Per value and side: which rows are computed, and which leave, in which phase.
+
+    ``computed[v][side]`` and ``leaving[v][side]``: lists of (phase, rows), phases ascending.
+    """
+
+    computed: list[tuple[list, list]]
+    leaving: list[tuple[list, list]]
+
+
+def timing(layout: Layout, plan: Plan, made: list[Share]) -> Timing:
+    """Assign phases to all rows that are computed or travel."""
+    # What leaves a side is what arrives at the other.
+    travels = [tuple(_travel_blocks(share.arriving[other], plan.block_count(value))
+                     for other in (SERVER, ROBOT)) for value, share in enumerate(made)]
+    streams = any(len(blocks) > 1 for pair in travels for blocks in pair)
+    wanted = _wanted_phases(layout, made, travels) if streams else None
+    computed, leaving = [], []
+    available = [([], []) for _ in made]  # like computed, with what arrived
+    waits = [[False, False] for _ in made]  # does anything that arrives lie behind this value?
+    for value, share in enumerate(made):
+        phases: tuple[list, list] = ([], [])
+        for side in (ROBOT, SERVER):
+            rows = share.computed[side]
+            if not rows:
+                continue
+            refs = layout.graph.ops[value - 1].refs if value else ()
+            behind = any(waits[ref][side] or made[ref].arriving[side] for ref in refs)
+            waits[value][side] = behind
+            if not streams or value == 0:
+                phases[side].append((PHASES if value else 0, rows))
+            else:
+                earliest = [(1, rows)] if behind else wanted[value][side]
+                phases[side].extend(_join_small(
+                    _as_enabled(layout, value, earliest, available, side)))
+        computed.append(phases)
+        leaving.append(tuple(_leave(blocks, phases[side])
+                             for side, blocks in enumerate(travels[value])))
+        for side, other in ((ROBOT, SERVER), (SERVER, ROBOT)):
+            available[value][side].extend(sorted(
+                phases[side] + leaving[value][other], key=lambda entry: entry[0]))
+    return Timing(computed, leaving)
+
+
+def _travel_blocks(rows: Rows, count: int) -> list[tuple[int, Rows]]:
+    parts = rows.split(count) if rows else []
+    return [(PHASES * (i + 1) // len(parts), part) for i, part in enumerate(parts)]
+
+
+def _wanted_phases(layout: Layout, made: list[Share], travels) -> list[tuple[list, list]]:
+    """Return, per value and side, the computed rows by the earliest phase that wants them."""
+    asked = [[{}, {}] for _ in made]  # value, side -> {phase: rows}
+    wanted: list[tuple[list, list]] = [([], []) for _ in made]
+    for value in reversed(range(len(made))):
+        for side in (ROBOT, SERVER):
+            for phase, rows in travels[value][side]:
+                asked[value][side][phase] = asked[value][side].get(phase, NONE) | rows
+            rest = made[value].computed[side]
+            for phase in range(1, PHASES + 1):
+                rows = asked[value][side].get(phase, NONE) & rest
+                if phase == PHASES:
+                    rows = rest
+                if not rows:
+                    continue
+                rest = rest - rows
+                wanted[value][side].append((phase, rows))
+                if value:
+                    for source, need in needs_of(layout, value, rows).items():
+                        table = asked[source][side]
+                        table[phase] = table.get(phase, NONE) | need
+    return wanted
+
+
+def _as_enabled(layout: Layout, value: int, earliest: list, available, side: int) -> list:
+    """Return the rows by the first phase, not before ``earliest``, that has all they read."""
+    refs = layout.graph.ops[value - 1].refs
+    events = sorted({phase for ref in refs for phase, _ in available[ref][side]}
+                    | {phase for phase, _ in earliest})
+    entries, rest = [], NONE
+    for phase in events:
+        rest = rest | Rows(pair for when, part in earliest if when == phase for pair in part)
+        ready = rest
+        if phase != events[-1]:
+            there = {ref: Rows(pair for when, part in available[ref][side] if when <= phase
+                               for pair in part) for ref in refs}
+            ready = Rows((begin, _enabled_until(layout, value, begin, end, there))
+                         for begin, end in rest)
+        if ready:
+            entries.append((phase, ready))
+            rest = rest - ready
+    return entries
+
+
+def _enabled_until(layout: Layout, value: int, begin: int, end: int, there) -> int:
+    """Return the largest e in [begin, end] such that rows [begin, e) can be computed (bisection)."""
+    low, high = begin, end
+    while low < high:
+        middle = (low + high + 1) // 2
+        needs = needs_of(layout, value, Rows.of(begin, middle))
+        if all(need <= there[source] for source, need in needs.items()):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _join_small(entries: list) -> list:
+    """Join blocks of few rows with the block after them."""
+    joined, held = [], NONE
+    for i, (phase, rows) in enumerate(entries):
+        held = held | rows
+        if held.count >= MIN_BLOCK_ROWS or i == len(entries) - 1:
+            joined.append((phase, held))
+            held = NONE
+    return joined
+
+
+def _leave(blocks: list, computed: list) -> list:
+    """Return travel blocks with their phase put off to when their rows are computed."""
+    put_off, latest = [], 0
+    for phase, rows in blocks:
+        ready = max((when for when, part in computed if part & rows), default=0)
+        latest = max(latest, phase, ready)
+        put_off.append((latest, rows))
+    return put_off

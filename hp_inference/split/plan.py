@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A plan: two numbers per value, from which all else follows.
+
+The robot computes rows [0, robot[v]) of value v, the server rows [server[v], L). Rows that a side
+needs and does not compute are the rows that travel.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+
+from hp_inference.graph.layout import Layout
+
+BLOCK_COUNTS = (1, 2, 4, 8)
+EXACT_CODECS = ('none', 'zstd')
+DEFAULT_CODEC = 'zstd'
+
+
+class PlanError(ValueError):
+    """A plan that can't be made, read or carried out; the text says where and why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    The shares of robot and server, in rows, per value of one graph.
+
+    ``blocks``: in how many row blocks a travelling value is sent (1 where it is not named).
+    ``codecs``: how a travelling value is encoded (``codec`` where it is not named).
+    """
+
+    name: str
+    robot: tuple[int, ...]
+    server: tuple[int, ...]
+    blocks: Mapping[int, int] = field(default_factory=dict)
+    codecs: Mapping[int, str] = field(default_factory=dict)
+    codec: str = DEFAULT_CODEC
+
+    def block_count(self, value: int) -> int:
+        """Return in how many blocks a value travels."""
+        return self.blocks.get(value, 1)
+
+    def codec_of(self, value: int) -> str:
+        """Return the name of the codec that a value travels under."""
+        return self.codecs.get(value, self.codec)
+
+    def to_json(self) -> dict:
+        """Return the plan as JSON data."""
+        return {'name': self.name, 'robot': list(self.robot), 'server': list(self.server),
+                'blocks': {str(v): n for v, n in sorted(self.blocks.items())},
+                'codecs': {str(v): c for v, c in sorted(self.codecs.items())},
+                'codec': self.codec}
+
+    @classmethod
+    def from_json(cls, data: object, layout: Layout) -> Plan:
+        """Return the plan that JSON data describes, checked; raises PlanError."""
+        if not isinstance(data, dict):
+            raise PlanError(f'a plan is a JSON object, got {type(data).__name__}')
+        unknown = set(data) - {'name', 'robot', 'server', 'blocks', 'codecs', 'codec'}
+        missing = {'name', 'robot', 'server'} - set(data)
+        if unknown or missing:
+            raise PlanError(f'plan keys: missing {sorted(missing)}, unknown {sorted(unknown)}')
+        plan = cls(_typed(data['name'], str, 'name'),
+                   tuple(_list_of_ints(data['robot'], 'robot')),
+                   tuple(_list_of_ints(data['server'], 'server')),
+                   _by_value(data.get('blocks', {}), 'blocks', int),
+                   _by_value(data.get('codecs', {}), 'codecs', str),
+                   _typed(data.get('codec', DEFAULT_CODEC), str, 'codec'))
+        plan.validate(layout)
+        return plan
+
+    def validate(self, layout: Layout) -> None:
+        """
+        Check every number against the graph; raises PlanError.
+
+        That every needed row is computed by some side is found when the plan is compiled.
+        """
+        count = len(layout.rows)
+        for side, numbers in (('robot', self.robot), ('server', self.server)):
+            if len(numbers) != count:
+                raise PlanError(f'plan {self.name!r} is for another graph: it has {len(numbers)} '
+                                f'{side} shares, this graph has {count} values')
+            for value, (number, rows) in enumerate(zip(numbers, layout.rows)):
+                if not 0 <= number <= rows:
+                    raise PlanError(f'plan {self.name!r}: {side} share {number} of value {value} '
+                                    f'is outside 0..{rows}, its number of rows')
+        if self.robot[0] != layout.rows[0] or self.server[0] != layout.rows[0]:
+            raise PlanError(f'plan {self.name!r}: the image is on the robot, so value 0 has both '
+                            f'shares {layout.rows[0]}, got {self.robot[0]} and {self.server[0]}')
+        for value, blocks in self.blocks.items():
+            if not 0 <= value < count or blocks not in BLOCK_COUNTS:
+                raise PlanError(f'plan {self.name!r}: {blocks} blocks for value {value}; expected '
+                                f'one of {BLOCK_COUNTS} for a value below {count}')
+        for value, codec in (*self.codecs.items(), (0, self.codec)):
+            if not 0 <= value < count or codec not in EXACT_CODECS:
+                raise PlanError(f'plan {self.name!r}: codec {codec!r} for value {value}; expected '
+                                f'one of {EXACT_CODECS} for a value below {count}')
+
+
+def _typed(item: object, kind: type, name: str):
+    if not isinstance(item, kind) or isinstance(item, bool):
+        raise PlanError(f'plan key {name!r} holds {item!r}, expected {kind.__name__}')
+    return item
+
+
+def _list_of_ints(item: object, name: str) -> list[int]:
+    return [_typed(number, int, name) for number in _typed(item, list, name)]
+
+
+def _by_value(item: object, name: str, kind: type) -> dict:
+    table = _typed(item, dict, name)
+    if not all(isinstance(key, str) and key.isdecimal() for key in table):
+        raise PlanError(f'plan key {name!r} is keyed by value numbers, got {sorted(table)[:3]}')
+    return {int(key): _typed(entry, kind, name) for key, entry in table.items()}
+
+
+def _everywhere(name: str, layout: Layout, share: Callable[[int, int], int], **more) -> Plan:
+    """Return the plan whose boundary is ``share(value, rows)``; the image is the robot's."""
+    cut = [layout.rows[0], *(share(v, rows) for v, rows in enumerate(layout.rows) if v)]
+    return Plan(name, tuple(cut), tuple(cut), **more)
+
+
+def robot_only(layout: Layout, **more) -> Plan:
+    """Return the plan under which nothing travels."""
+    return _everywhere('robot_only', layout, lambda v, rows: rows, **more)
+
+
+def full_offload(layout: Layout, **more) -> Plan:
+    """Return the plan under which the image travels up and the outputs travel down."""
+    return _everywhere('full_offload', layout, lambda v, rows: 0, **more)
+
+
+def uniform(layout: Layout, share: float, **more) -> Plan:
+    """Return the plan whose robot computes ``share`` of the rows of every value, halves down."""
+    if not 0 <= share <= 1:
+        raise PlanError(f'uniform:{share}: the robot\'s share is a number from 0 to 1')
+    return _everywhere(f'uniform:{share:g}', layout,
+                       lambda v, rows: max(0, ceil(share * rows - 0.5)), **more)
+
+
+def layer(layout: Layout, last: int, **more) -> Plan:
+    """Return the plan whose robot computes values up to ``last``, the server those after it."""
+    if not 0 <= last < len(layout.rows):
+        raise PlanError(f'layer:{last}: expected a value number from 0 to {len(layout.rows) - 1}')
+    return _everywhere(f'layer:{last}', layout, lambda v, rows: rows if v <= last else 0, **more)
+
+
+def random_plan(layout: Layout, seed: int, **more) -> Plan:
+    """
+    Return a random complete plan: shares, overlaps, both directions, several cuts, block counts.
+
+    Shares keep near the last value's share for a while and then jump, so that stretches of split
+    operators, layer cuts and stretches on one side all come up.
+    """
+    draw = random.Random(seed)
+    share, overlap = draw.random(), 0.0
+    jump = draw.choice((0.02, 0.1, 0.5))
+    robot, server, blocks = [layout.rows[0]], [layout.rows[0]], {}
+    for value, rows in enumerate(layout.rows):
+        if draw.random() < 0.3:
+            blocks[value] = draw.choice(BLOCK_COUNTS)
+        if value == 0:
+            continue
+        if draw.random() < jump:
+            share = draw.choice((0.0, 1.0, draw.random(), draw.random()))
+            overlap = draw.choice((0.0, 0.0, draw.random() * 0.3))
+        mine = min(rows, max(0, ceil(share * rows - 0.5) + draw.choice((0, 0, 0, -1, 1))))
+        robot.append(mine)
+        server.append(max(0, mine - ceil(overlap * rows)))
+    return Plan(f'random:{seed}', tuple(robot), tuple(server), blocks, **more)
+
+
+def make_plan(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> Plan:
+    """
+    Return the plan that a constructor by name makes.
+
+    ``robot_only``, ``full_offload``, ``uniform:X``, ``layer:K``, ``random:SEED``. Raises PlanError.
+    """
+    name, _, argument = text.partition(':')
+    makers = {'robot_only': (robot_only, None), 'full_offload': (full_offload, None),
+              'uniform': (uniform, float), 'layer': (layer, int), 'random': (random_plan, int)}
+    if name not in makers or (makers[name][1] is None) != (not argument):
+        raise PlanError(f'plan {text!r} is not known: expected robot_only, full_offload, '
+                        'uniform:SHARE, layer:VALUE or random:SEED')
+    maker, kind = makers[name]
+    if kind is None:
+        plan = maker(layout, codec=codec)
+    else:
+        try:
+            number = kind(argument)
+        except ValueError as error:
+            raise PlanError(f'plan {text!r}: {argument!r} is not a number') from error
+        plan = maker(layout, number, codec=codec)
+    plan.validate(layout)
+    return plan
