@@ -23,6 +23,8 @@ echo 'build: the packages hp_msgs and hp_inference'
 # The CMake cache and the scripts hold the paths of the checkout and of its interpreter.
 [ "$(cat build/made-for 2>/dev/null)" = "$PWD $(cat "$venv/made-for")" ] || rm -rf build install log
 rm -f install/built-from
+# Links to sources that are gone would fail the build.
+find build install -xtype l -delete 2>/dev/null || true
 "$venv/bin/python" -m pip --disable-pip-version-check -qq install \
   --use-pep517 --no-build-isolation --no-deps --editable .
 

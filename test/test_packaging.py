@@ -158,6 +158,14 @@ def test_the_interface_package_declares_the_messages_it_contains():
     assert used <= declared(package_xml(ROOT / 'hp_msgs'))
 
 
+def test_every_source_file_names_its_license():
+    parts = ('hp_inference', 'hp_planner', 'launch', 'test', 'bench', 'examples', '.ci')
+    paths = [path for part in parts for path in (ROOT / part).rglob('*.py')]
+    missing = [str(path.relative_to(ROOT)) for path in paths
+               if '# SPDX-License-Identifier: Apache-2.0\n' not in path.read_text('utf-8')[:200]]
+    assert missing == []
+
+
 @pytest.mark.parametrize('path', sorted((ROOT / 'requirements').glob('*.txt')),
                          ids=lambda p: p.name)
 def test_every_requirement_is_pinned_and_none_names_a_place_to_get_it_from(path):

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+import operator
 
 import torch
 from torch.utils import _pytree as pytree
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from hp_inference.graph.build import Builder
 from hp_inference.graph.ir import Const, Graph, leaves, Ref, substitute, Value, weights_digest
 from hp_inference.graph.passes import fold_batch_norm, split_reductions
+from hp_inference.graph.quiet import quiet
 from hp_inference.graph.table import overload
 
 # What these return does not depend on the elements of their first argument, only on its shape.
@@ -30,6 +31,8 @@ VIEWS = ('aten.view.default', 'aten._unsafe_view.default')
 PIECES = {f'aten.{name}' for name in (
     'split.Tensor', 'split.sizes', 'split.default', 'split_with_sizes.default', 'chunk.default',
     'tensor_split.sections', 'tensor_split.indices')}
+# Of these no two calls agree, so no split could.
+RANDOM = ('aten.rand', 'aten.normal', 'aten.bernoulli', 'aten.multinomial', 'aten.poisson')
 
 
 class CaptureError(ValueError):
@@ -58,14 +61,18 @@ class Preprocessing:
 class ImageModel(torch.nn.Module):
     """The unsplit model with its normalisation: the answer that every plan has to give."""
 
-    def __init__(self, module: torch.nn.Module, pre: Preprocessing | None):
-        """Wrap a module; ``pre`` None means that the module takes the uint8 image itself."""
+    def __init__(self, module: torch.nn.Module, pre: Preprocessing | None,
+                 dtype: torch.dtype = torch.float32):
+        """
+        Wrap a module; ``pre`` None means that the module takes the uint8 image itself.
+
+        ``dtype`` is the float type of a module that has no float parameter to tell it.
+        """
         super().__init__()
         self.module = module
         self.plain = pre is None
         if pre is not None:
-            dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()),
-                         torch.float32)
+            dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
             std = torch.tensor(pre.std, dtype=torch.float64)
             shift = -torch.tensor(pre.mean, dtype=torch.float64) / std
             self.register_buffer('scale', (1 / (255 * std)).reshape(1, -1, 1, 1).to(dtype))
@@ -79,26 +86,39 @@ class ImageModel(torch.nn.Module):
 
 
 def as_image_model(module: torch.nn.Module, shape: Sequence[int],
-                   pre: Preprocessing | None = None) -> ImageModel:
+                   pre: Preprocessing | None = None,
+                   dtype: torch.dtype = torch.float32) -> ImageModel:
     """
     Return the unsplit model for images of ``shape`` (1, C, H, W), in inference state.
 
+    ``dtype`` is the float type of a module that has no float parameter to tell it.
     Raises CaptureError for a shape or a normalisation that does not fit.
     """
     if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
         raise CaptureError(f'the input is [{",".join(map(str, shape))}], expected 1,C,H,W: '
                            'one image at the size that the model takes')
+    exported_for = getattr(module, 'input_shape', None) or tuple(shape)
+    if tuple(shape) != exported_for:
+        raise CaptureError(f'the input is [{",".join(map(str, shape))}], but the program was '
+                           f'exported for [{",".join(map(str, exported_for))}]: take that size, '
+                           'or export it for the other one')
+    takes_pixels = getattr(module, 'takes_pixels', False)
+    if takes_pixels and pre is not None:
+        raise CaptureError('the model takes the uint8 image itself: a mean and a std do not go '
+                           'with it')
     pre = pre or Preprocessing.default(shape[1])
     if len(pre.mean) != shape[1] or len(pre.std) != shape[1] or 0 in pre.std:
         raise CaptureError(f'mean {pre.mean} and std {pre.std} do not fit {shape[1]} channels: '
                            'give one number per channel, std not 0')
-    takes_pixels = getattr(module, 'takes_pixels', False)
-    wrapped = ImageModel(module, None if takes_pixels else pre)
+    wrapped = ImageModel(module, None if takes_pixels else pre, dtype)
     try:
         wrapped.eval()
     except (RuntimeError, NotImplementedError):
         pass  # an exported program is in inference state already and refuses to be told
-    return wrapped.to(memory_format=torch.channels_last).requires_grad_(False)
+    for tensor in (*wrapped.parameters(), *wrapped.buffers()):
+        # Not module.to(memory_format=...), which fails on the weights of a 3D convolution.
+        tensor.data = _laid_out(tensor)
+    return wrapped.requires_grad_(False)
 
 
 def capture(model: ImageModel, shape: Sequence[int], name: str, fold: bool = True) -> Graph:
@@ -110,13 +130,15 @@ def capture(model: ImageModel, shape: Sequence[int], name: str, fold: bool = Tru
     """
     image = torch.zeros(*shape, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     try:
-        program = torch.export.export(model, (image,)).run_decompositions({})
+        with quiet():
+            program = torch.export.export(model, (image,)).run_decompositions({})
     except Exception as error:  # torch.export raises many types; all mean the same to a user
         reason = str(error).strip().splitlines()
         raise CaptureError(
-            f'{name} can not be captured by torch.export: {reason[0] if reason else error!r}. '
-            'A model with control flow that depends on the image (a detection head, say) has to '
-            'be split before it: name its backbone, like torchvision:NAME.backbone') from error
+            f'{name} can not be captured by torch.export for an image of '
+            f'{",".join(map(str, shape))}: {reason[0] if reason else repr(error)}. If it has '
+            'control flow that depends on the image (a detection head, say), it has to be split '
+            'before that: name its backbone, like torchvision:NAME.backbone') from error
     with torch.inference_mode():
         graph = _read(program, name, shape)
         if fold:
@@ -126,6 +148,12 @@ def capture(model: ImageModel, shape: Sequence[int], name: str, fold: bool = Tru
 
 def _read(program: torch.export.ExportedProgram, name: str, shape: Sequence[int]) -> Graph:
     """Translate the exported program operator by operator."""
+    changed = [spec.target or 'its input' for spec in program.graph_signature.output_specs
+               if 'MUTATION' in spec.kind.name]
+    if changed:
+        raise CaptureError(f'{name} changes {", ".join(changed)} when it runs: a model whose '
+                           'answer depends on earlier images can not be split; take the changed '
+                           'tensor out of the model')
     tensors = {**program.state_dict, **program.constants}
     weights = {spec.arg.name: (spec.target, tensors[spec.target])
                for spec in program.graph_signature.input_specs if spec.target is not None}
@@ -157,10 +185,16 @@ def _operator(node, stands: dict, builder: Builder):
     target = str(node.target)
     if node.target is operator.getitem:
         return _picked(node, stands, builder)
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        raise CaptureError(f'operator {target} is control flow that depends on the image: only '
+                           'what computes the same operators for every image can be split')
     args, kwargs = _translated(node.args, stands), _translated(node.kwargs, stands)
     kwargs.pop('device', None), kwargs.pop('pin_memory', None)
     if target in VIEWS:
         target = 'aten.reshape.default'
+    if target.startswith(RANDOM) or ('dropout' in target and args[2]):
+        raise CaptureError(f'operator {target} ({_name(node)}) draws random numbers: its answer '
+                           'is another one at every call; take it out for inference')
     if target in IDENTITY or (target.startswith('aten._assert') or 'sym_' in target):
         return args[0] if args else None
     if target == 'aten.expand_as.default':
@@ -234,16 +268,22 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix('torch.')
 
 
+def named_leaves(tree) -> Iterator[tuple[str, object]]:
+    """Yield what a model returned, with the name that each part has as an output of the graph."""
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+        yield '.'.join(str(getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key))))
+                       for key in path) or 'output', leaf
+
+
 def _named_outputs(program, node, stands: dict, name: str) -> dict[str, Ref]:
     """Return the outputs by the path that they have in the model's return value."""
     flat = [stands.get(leaf, leaf) if isinstance(leaf, torch.fx.Node) else leaf
             for leaf in node.args[0]]
-    paths = pytree.tree_flatten_with_path(
-        pytree.tree_unflatten(list(range(len(flat))), program.call_spec.out_spec))[0]
+    places = pytree.tree_unflatten(list(range(len(flat))), program.call_spec.out_spec)
     outputs = {}
-    for path, place in paths:
-        label = '.'.join(str(getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key))))
-                         for key in path) or 'output'
+    for label, place in named_leaves(places):
+        if label in outputs:
+            raise CaptureError(f'{name} returns two outputs that are both named {label!r}')
         if isinstance(flat[place], Ref):
             outputs[label] = flat[place]
         elif flat[place] is not None:

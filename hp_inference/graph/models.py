@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
+import difflib
 import importlib
 import importlib.util
 import inspect
-import warnings
 from pathlib import Path
+import sys
+import traceback
+from types import ModuleType
+import warnings
 
 import torch
+from torch.fx.node import map_aggregate
 
+from hp_inference.graph.draw import draw_weights
+from hp_inference.graph.quiet import quiet
 from hp_inference.graph.torchvision_shim import import_torchvision
 
 FORMS = ('torchvision:NAME, torchvision:NAME.PART (an attribute, like .backbone), '
@@ -46,18 +55,36 @@ def load_model(name: str, weights: str = '', seed: int = 0,
         raise ModelError(f'{name} gave a {type(module).__name__}, expected a torch.nn.Module')
     if weights:
         _load_weights(module, weights, name)
+    elif name.startswith('torchvision:'):
+        draw_weights(module, seed)  # other factories know their own weights
+    if name.endswith('.pt2'):
+        _retype(module, dtype)
     return module.to(dtype)
 
 
+def _retype(module: torch.fx.GraphModule, dtype: torch.dtype) -> None:
+    """Let an exported program compute in another float type: its operators name their own."""
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
+    if own is not dtype:
+        for node in module.graph.nodes:
+            node.args, node.kwargs = map_aggregate((node.args, node.kwargs), lambda leaf: dtype if (
+                isinstance(leaf, torch.dtype) and leaf.is_floating_point) else leaf)
+        module.recompile()
+
+
 def _torchvision(attribute: str) -> torch.nn.Module:
-    import_torchvision()
+    try:
+        import_torchvision()
+    except (ImportError, RuntimeError) as error:
+        raise ModelError(f'can not import torchvision: {error}') from error
     from torchvision import models
     name, *parts = attribute.split('.')
     try:
         builder = models.get_model_builder(name)
     except ValueError as error:
-        raise ModelError(f'torchvision has no model {name!r}; it has, for example, '
-                         f'{", ".join(models.list_models()[:5])} ...') from error
+        near = difflib.get_close_matches(name, models.list_models(), n=3, cutoff=0)
+        raise ModelError(f'torchvision has no model {name!r}; the nearest names that it has are '
+                         f'{", ".join(near)}') from error
     options = {'weights': None}
     if 'weights_backbone' in inspect.signature(builder).parameters:
         options['weights_backbone'] = None
@@ -71,38 +98,87 @@ def _torchvision(attribute: str) -> torch.nn.Module:
 
 
 def _factory(source: str, attribute: str) -> torch.nn.Module:
+    with contextlib.suppress(ImportError, RuntimeError):
+        import_torchvision()  # before the user's code does
     try:
-        if source.endswith('.py'):
-            path = Path(source)
-            if not path.is_file():
-                raise ModelError(f'there is no file {source}')
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(source)
-    except ImportError as error:
-        raise ModelError(f'can not import {source}: {error}; expected {FORMS}') from error
-    factory = getattr(module, attribute, None)
-    if factory is None:
-        raise ModelError(f'{source} has no {attribute!r}: expected a function that returns a '
-                         'torch.nn.Module')
-    made = factory() if not isinstance(factory, torch.nn.Module) else factory
+        with _importable_beside(source):
+            factory = getattr(_module(source), attribute, None)
+            if factory is None:
+                raise ModelError(f'{source} has no {attribute!r}: expected a function that '
+                                 'returns a torch.nn.Module')
+            made = factory if isinstance(factory, torch.nn.Module) else factory()
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise ModelError(f'{source}:{attribute} failed with {type(error).__name__}: {error}'
+                         f'{_where(error)}') from error
     return made.eval() if isinstance(made, torch.nn.Module) else made
+
+
+def _where(error: BaseException) -> str:
+    """Return the place in a file where an error came from; a SyntaxError's text has its own."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if frame.filename != __file__ and not frame.filename.startswith('<')]
+    if isinstance(error, SyntaxError) or not frames:
+        return ''
+    return f' ({frames[-1].filename}, line {frames[-1].lineno})'
+
+
+def _module(source: str) -> ModuleType:
+    """Import what a name like package.module or path/file.py means."""
+    if not source.endswith('.py'):
+        try:
+            return importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            if not error.name or not f'{source}.'.startswith(f'{error.name}.'):
+                raise  # found, but something that it imports is missing
+            raise ModelError(f'there is no module {source} to import: expected {FORMS}') from error
+        except (TypeError, ValueError) as error:  # relative or empty names
+            raise ModelError(f'{source!r} is not the name of a module: expected {FORMS}') from error
+    path = Path(source)
+    if not path.is_file():
+        raise ModelError(f'there is no file {source}')
+    name = f'hp_model_file_{path.stem}'
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _importable_beside(source: str) -> Iterator[None]:
+    """Let a model file import the files beside it, as a script may."""
+    if not source.endswith('.py'):
+        yield
+        return
+    folder = str(Path(source).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _exported(name: str) -> torch.nn.Module:
     if not Path(name).is_file():
         raise ModelError(f'there is no file {name}')
     try:
-        program = torch.export.load(name)
+        with quiet():
+            program = torch.export.load(name)
     except Exception as error:  # a broken archive raises many types
-        raise ModelError(f'{name} is not a program saved by torch.export.save: {error}') from error
-    module = program.module()
+        raise ModelError(f'{name} is not a program saved by torch.export.save: '
+                         f'{_first_line(str(error))}') from error
     inputs = [node.meta['val'] for node in program.graph.nodes if node.op == 'placeholder'
               and node.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1 or not isinstance(inputs[0], torch.Tensor):
+        raise ModelError(f'{name} takes {len(inputs)} inputs, expected one: the image')
+    module = program.module()
     # A program that takes the uint8 image does its own normalisation.
-    module.takes_pixels = len(inputs) == 1 and inputs[0].dtype is torch.uint8
+    module.takes_pixels = inputs[0].dtype is torch.uint8
+    # Of a size of its own, unless it was exported for several.
+    module.input_shape = tuple(inputs[0].shape) if all(
+        isinstance(size, int) for size in inputs[0].shape) else None
     return module
 
 
@@ -112,10 +188,28 @@ def _load_weights(module: torch.nn.Module, weights: str, name: str) -> None:
     try:
         state = torch.load(weights, map_location='cpu', weights_only=True)
     except Exception as error:  # broken files and refused contents raise many types
-        raise ModelError(f'{weights} does not load as plain weights: {error}') from error
+        # Of a long text about trust, only the line that says what was refused.
+        reason = str(error).partition('WeightsUnpickler error:')[2] or str(error)
+        reason = reason.partition('. Please use')[0]
+        raise ModelError(f'{weights} does not load as plain weights, expected the file of '
+                         f'torch.save(model.state_dict(), ...): {_first_line(reason)}') from error
     try:
-        module.load_state_dict(state)
+        keys = module.load_state_dict(state, strict=False)
     except (RuntimeError, TypeError) as error:
-        lines = str(error).splitlines()
+        reason = str(error).partition('\n')[2] or str(error)  # without the heading
         raise ModelError(f'{weights} does not hold the weights of {name}: '
-                         f'{" ".join(line.strip() for line in lines[:3])}') from error
+                         f'{_first_line(reason)}') from error
+    if keys.missing_keys or keys.unexpected_keys:
+        raise ModelError(
+            f'{weights} does not hold the weights of {name}: {_some(keys.missing_keys)} missing, '
+            f'{_some(keys.unexpected_keys)} too many; expected the state dict of this very model')
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), 'no reason given')
+
+
+def _some(names: list[str]) -> str:
+    """Return how many names there are, and the first ones."""
+    shown = ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
+    return f'{len(names)} ({shown})' if names else '0'

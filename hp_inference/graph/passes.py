@@ -78,11 +78,12 @@ def split_reductions(graph: Graph) -> Graph:
     return rewrite(graph, change)
 
 
-def _reduce(builder: Builder, target: str, x: Ref, dims: list[int], keep: bool, name: str) -> Ref:
-    """Append one reduction and work out its shape."""
+def _reduce(builder: Builder, target: str, x: Ref, dims: list[int], keep: bool, name: str,
+            dtype: str) -> Ref:
+    """Append one reduction and work out its shape; the sum of small integers is a large one."""
     value = builder.values[x.value]
     shape = [1 if d in dims else n for d, n in enumerate(value.shape) if keep or d not in dims]
-    return builder.add(target, (x, dims, keep), name=name, shape=shape, dtype=value.dtype)
+    return builder.add(target, (x, dims, keep), name=name, shape=shape, dtype=dtype)
 
 
 def _keeps(op: Op) -> bool:
@@ -90,15 +91,15 @@ def _keeps(op: Op) -> bool:
 
 
 def _in_two_steps(builder, op: Op, moved, graph: Graph, axis: int, dims: list[int]) -> Ref:
-    name = graph.values[op.output].name
-    inner = _reduce(builder, op.target, moved(op.args[0]), [d for d in dims if d != axis], True,
-                    f'{name}.rows')
-    outer = _reduce(builder, op.target, inner, [axis], True, name)
     value = graph.values[op.output]
+    name, dtype = value.name, value.dtype
+    inner = _reduce(builder, op.target, moved(op.args[0]), [d for d in dims if d != axis], True,
+                    f'{name}.rows', dtype)
+    outer = _reduce(builder, op.target, inner, [axis], True, name, dtype)
     if _keeps(op):
         return outer
     return builder.add('aten.reshape.default', (outer, list(value.shape)), name=name,
-                       shape=value.shape, dtype=value.dtype)
+                       shape=value.shape, dtype=dtype)
 
 
 def _in_groups(builder, op: Op, moved, graph: Graph, axis: int, dims: list[int]) -> Ref | None:
@@ -112,8 +113,9 @@ def _in_groups(builder, op: Op, moved, graph: Graph, axis: int, dims: list[int])
     shape = [*source.shape[:axis], groups, rows // groups, *source.shape[axis + 1:]]
     grouped = builder.add('aten.reshape.default', (moved(op.args[0]), shape),
                           name=f'{value.name}.groups', shape=shape, dtype=source.dtype)
-    inner = _reduce(builder, op.target, grouped, [axis + 1], False, f'{value.name}.rows')
-    return _reduce(builder, op.target, inner, dims, _keeps(op), value.name)
+    inner = _reduce(builder, op.target, grouped, [axis + 1], False, f'{value.name}.rows',
+                    value.dtype)
+    return _reduce(builder, op.target, inner, dims, _keeps(op), value.name, value.dtype)
 
 
 def _global_pool(builder, op: Op, moved, graph: Graph, layout: Layout) -> Ref | None:
@@ -129,7 +131,8 @@ def _global_pool(builder, op: Op, moved, graph: Graph, layout: Layout) -> Ref | 
         return None
     target = 'aten.mean.dim' if 'avg' in op.target else 'aten.amax.default'
     dims = list(range(len(shape) - places, len(shape)))
-    name, x = graph.values[op.output].name, moved(source)
+    value, x = graph.values[op.output], moved(source)
     if places > 1:
-        x = _reduce(builder, target, x, [d for d in dims if d != axis], True, f'{name}.rows')
-    return _reduce(builder, target, x, [axis], True, name)
+        x = _reduce(builder, target, x, [d for d in dims if d != axis], True,
+                    f'{value.name}.rows', value.dtype)
+    return _reduce(builder, target, x, [axis], True, value.name, value.dtype)

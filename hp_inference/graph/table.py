@@ -16,6 +16,8 @@ import torch
 from hp_inference.graph.ir import Const, Graph, leaves, Op, Ref, substitute
 from hp_inference.graph.rows import Rows
 
+# With oneDNN this writes nothing at all into an ``out`` that is not dense (torch 2.13, CPU).
+UNSAFE_OUT = {'aten.gelu.default'}
 LOCAL, PARTIAL, GLOBAL = 'local', 'partial', 'global'
 WHOLE = Rows.of(0, 1)  # the rows of a value without a row axis: it counts as one row
 
@@ -60,7 +62,7 @@ class Rule:
     """
     The three answers of an operator: the output's row axis, the rows needed, the computation.
 
-    ``view`` marks operators whose output shares memory with their input.
+    ``view`` marks operators whose output may share memory with an input.
     """
 
     axis: int | None
@@ -119,6 +121,8 @@ class OpView:
 
     def out_variant(self) -> Callable | None:
         """Return the overload that takes the same arguments and writes into ``out=``, if any."""
+        if self.op.target in UNSAFE_OUT:
+            return None
         packet = getattr(torch.ops.aten, self.op.target.split('.')[1])
         out = getattr(packet, 'out', None)
         if out is None:
@@ -137,11 +141,11 @@ class OpView:
         """The first tensor argument when it is a value of the graph."""
         return self.inputs[0] if self.op.args and isinstance(self.op.args[0], Ref) else None
 
-    def call(self, function: Callable | None = None, **changes) -> Callable[..., torch.Tensor]:
+    def call(self, function: Callable | None = None, /, **changes) -> Callable[..., torch.Tensor]:
         """
         Return a function of the operator's tensor arguments, in ``refs`` order.
 
-        ``changes`` replaces other arguments by name; a replaced tensor argument stays counted.
+        ``changes`` replaces constants and other arguments by name, of which 'self' is one.
         """
         function = function or self.function
         op, constants = self.op, self.graph.constants
@@ -189,7 +193,8 @@ def _bind(function, args: list, kwargs: dict, item: int | None) -> Callable[...,
 def whole_rule(op: OpView) -> Rule:
     """Return the rule of an operator that needs all of every input and yields a whole value."""
     needs, run = tuple(operand.all for operand in op.inputs), op.call()
-    return Rule(None, lambda a, b: Block(needs, run), GLOBAL)
+    # Of an operator that is not in the table nobody knows whether it returns a view.
+    return Rule(None, lambda a, b: Block(needs, run), GLOBAL, view=True)
 
 
 def along(op: OpView, axis: int | None, view: bool = False, **changes) -> Rule | None:

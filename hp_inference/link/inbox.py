@@ -37,6 +37,7 @@ class _Slot:
         self.states = bytearray(spec.chunk_count)
         self.received = 0
         self.buffer: np.ndarray | None = None
+        self.begun_s = self.done_s = 0.0
 
     @property
     def complete(self) -> bool:
@@ -91,6 +92,12 @@ class Inbox:
         """Bytes of all slice buffers so far."""
         return self._allocated_bytes
 
+    @property
+    def arrivals(self) -> list[tuple[SliceSpec, float, float]]:
+        """The complete slices, each with the time.monotonic() of its first and last chunk."""
+        return [(slot.spec, slot.begun_s, slot.done_s)
+                for slot in self._slots.values() if slot.complete]
+
     def put(self, chunk: Chunk) -> bool:
         """
         Take a chunk in; return False if it was not needed (it came twice, or after an abort).
@@ -111,6 +118,7 @@ class Inbox:
                 return False
             if slot.buffer is None:
                 slot.buffer = torch.empty(slot.spec.nbytes, dtype=torch.uint8).numpy()
+                slot.begun_s = time.monotonic()
                 self._allocated_bytes += slot.spec.nbytes
             states[index] = _DECODING
         state = _MISSING
@@ -146,6 +154,11 @@ class Inbox:
                 raise DeadlinePassed(
                     value_id, row_begin, row_end, slot.received, len(slot.states))
         return from_wire(slot.buffer, slot.spec)
+
+    def check(self) -> None:
+        """Raise Aborted when the frame has been given up."""
+        if self._abort_reason is not None:
+            raise Aborted(self._abort_reason)
 
     def abort(self, reason: str) -> None:
         """Give the frame up: everybody who waits or comes to wait gets Aborted(reason)."""
@@ -210,6 +223,7 @@ class Inbox:
         slot.received += 1
         self._received_bytes += payload_bytes
         if slot.complete:
+            slot.done_s = time.monotonic()
             self._incomplete -= 1
             self._arrived.notify_all()
 

@@ -31,12 +31,20 @@ class Trace:
     Where the executor's time went in one frame; times of time.monotonic(), seconds.
 
     ``computing``: (begin, end) between waits. ``waiting``: (begin, end, value) for each Receive.
-    ``peak_bytes``: the most that the held values took at once, arrivals included.
+    ``peak_bytes``: the most that the held values took at once, arrivals included. ``begun``: when
+    the piece of computing under way began.
     """
 
     computing: list[tuple[float, float]] = field(default_factory=list)
     waiting: list[tuple[float, float, int]] = field(default_factory=list)
     peak_bytes: int = 0
+    begun: float = 0.0
+
+    def mark(self) -> None:
+        """Close the piece of computing under way, so that what is here covers it."""
+        now = time.monotonic()
+        self.computing.append((self.begun, now))
+        self.begun = now
 
     @property
     def compute_s(self) -> float:
@@ -90,22 +98,21 @@ class Executor:
 
     def _run_traced(self, store: list, io: FrameIO, trace: Trace) -> None:
         trace.peak_bytes = max(trace.peak_bytes, self.peak_bytes)
-        begun = time.monotonic()
+        trace.begun = time.monotonic()
         for action, waits, value in self._actions:
             if not waits:
                 action(store, io)
                 continue
-            before = time.monotonic()
-            if before > begun:
-                trace.computing.append((begun, before))
+            trace.mark()
+            before = trace.begun
             try:
                 action(store, io)
             finally:
-                begun = time.monotonic()
-                trace.waiting.append((before, begun, value))
+                trace.begun = time.monotonic()
+                trace.waiting.append((before, trace.begun, value))
         if self.layout.graph.device.type == 'cuda':
             torch.cuda.synchronize(self.layout.graph.device)
-        trace.computing.append((begun, time.monotonic()))
+        trace.mark()
 
     def _plan_memory(self) -> None:
         """Find each value's last use, the values to drop after each step, and the peak."""
@@ -184,7 +191,7 @@ class Executor:
                     store[gone] = None
             return action
         inputs = [(ref, take) for ref, take in zip(op.refs, takes)]
-        if block.out is not None and not whole:
+        if block.out is not None and not whole and self._rows_are_dense(value):
             return self._compute_into(step, inputs, block.out, drops)
         put = self._putter(value, step.begin, step.end)
 
@@ -229,8 +236,15 @@ class Executor:
         shape = self.layout.slice_shape(value, *self.program.held[value])
         dtype, device = getattr(torch, self.layout.graph.values[value].dtype), \
             self.layout.graph.device
-        memory = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        image = len(shape) == 4 and self.layout.axes[value] == 2
+        memory = torch.channels_last if image else torch.contiguous_format
         return lambda: torch.empty(shape, dtype=dtype, device=device, memory_format=memory)
+
+    def _rows_are_dense(self, value: int) -> bool:
+        """Tell whether an interval of the rows of an allocated value is one piece of memory."""
+        shape, axis = self.layout.graph.values[value].shape, self.layout.axes[value]
+        before = shape[:1] if len(shape) == 4 and axis == 2 else shape[:axis]
+        return all(extent == 1 for extent in before)
 
     def _putter(self, value: int, begin: int, end: int) -> Callable:
         """Return how to store rows [begin, end): as they are when they are all that is held."""

@@ -10,44 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from hp_inference.graph.layout import Layout
-from hp_inference.link.inbox import Inbox
 from hp_inference.link.memory_link import MemoryLink
-from hp_inference.link.outbox import Outbox
-from hp_inference.link.wire import Head, SliceSpec
+from hp_inference.link.wire import Head
 from hp_inference.runtime.executor import Executor, Trace
-from hp_inference.split.program import Program, Receive, Send
+from hp_inference.runtime.frames import inbox_for, LinkIO
+from hp_inference.split.program import Program
 from hp_inference.split.shares import ROBOT, SERVER
-
-
-def slice_spec(layout: Layout, step: Send | Receive) -> SliceSpec:
-    """Return what a slice that travels looks like."""
-    return SliceSpec(step.value, step.begin, step.end,
-                     layout.slice_shape(step.value, step.begin, step.end),
-                     layout.axes[step.value],
-                     getattr(torch, layout.graph.values[step.value].dtype))
-
-
-class LinkIO:
-    """A Program's link for one frame: an outbox to send by, an inbox to receive from."""
-
-    def __init__(self, layout: Layout, inbox: Inbox, outbox: Outbox, head: Head,
-                 deadline: float | None = None, on_sent=None):
-        self._layout, self._inbox, self._outbox = layout, inbox, outbox
-        self._head, self._deadline, self._on_sent = head, deadline, on_sent
-
-    def send(self, step: Send, rows: torch.Tensor) -> None:
-        """Queue rows for sending."""
-        self._outbox.send(rows, slice_spec(self._layout, step), step.codec, self._head,
-                          self._on_sent)
-
-    def receive(self, step: Receive) -> torch.Tensor:
-        """Wait for rows; raises DeadlinePassed or Aborted."""
-        return self._inbox.get(step.value, step.begin, step.end, self._deadline)
-
-
-def inbox_for(layout: Layout, program: Program, head: Head | None = None) -> Inbox:
-    """Return the inbox that takes just what a Program receives."""
-    return Inbox([slice_spec(layout, step) for step in program.receives], head)
 
 
 @dataclass
@@ -90,8 +58,8 @@ def run_both(layout: Layout, programs: tuple[Program, Program], image: torch.Ten
         begin = time.monotonic()
         try:
             outputs = executors[ROBOT].run(ios[ROBOT], image, traces[ROBOT])
-        except Exception as error:
-            inboxes[SERVER].abort(f'the robot failed: {error}')
+        except BaseException as error:  # also Ctrl-C: the server must not go on waiting
+            inboxes[SERVER].abort(f'the robot failed: {error!r}')
             if failures:
                 raise failures[0] from error
             raise

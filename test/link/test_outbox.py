@@ -125,6 +125,18 @@ def test_cancel_stops_a_slice_between_its_chunks():
     assert outbox.queued_bytes == 0
 
 
+def test_a_slice_cancelled_during_its_last_chunk_is_not_reported_as_done():
+    gate = Gate(opened=False)
+    done = []
+    outbox = Outbox(gate)
+    outbox.send(tensor(1), spec(1, 1), 'none', head(), done.append)
+    assert gate.entered.acquire(timeout=5)
+    assert outbox.cancel(5, 1) == 1
+    gate.open()
+    assert outbox.close(5)
+    assert done == [] and outbox.queued_bytes == 0
+
+
 def test_a_failing_publish_gives_up_the_slice_but_not_the_thread():
     published, failures, done = [], [], []
 

@@ -166,6 +166,13 @@ def test_writing_to_the_buffer_shows_in_the_tensor():
     assert tensor.tolist() == [[1, 2], [3, 4]]
 
 
+def test_one_element_cut_from_a_strided_tensor_travels():
+    element = torch.arange(6, dtype=torch.int16).reshape(3, 2).narrow(0, 1, 1).narrow(1, 1, 1).t()
+    spec = SliceSpec(1, 0, 1, (1, 1), 0, torch.int16)
+    assert element.stride() == (1, 2)  # odd, but contiguous: its sizes are 1
+    assert to_wire(element, spec).tolist() == [3, 0]
+
+
 def test_an_empty_slice_is_one_chunk_of_nothing():
     spec = SliceSpec(1, 0, 1, (1, 0, 4), None, torch.float32)
     assert (spec.nbytes, spec.chunk_count, spec.chunk_range(0)) == (0, 1, (0, 0))

@@ -12,12 +12,12 @@ from hp_inference.graph.table import Block, LOCAL, OpView, PARTIAL, register, Ru
 UNARY = '''
     abs acos acosh asin asinh atan atanh bitwise_not ceil celu cos cosh elu erf erfc erfinv exp
     exp2 expm1 floor gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan
-    leaky_relu log log10 log1p log2 log_sigmoid logical_not logit mish nan_to_num neg positive
+    leaky_relu log log10 log1p log2 log_sigmoid logical_not logit mish nan_to_num neg
     reciprocal relu relu6 round rsqrt selu sgn sigmoid sign silu sin sinc sinh softplus softshrink
-    softsign sqrt square tan tanh threshold trunc clamp clamp_max clamp_min _to_copy pow.Tensor_Scalar
+    sqrt square tan tanh threshold trunc clamp clamp_max clamp_min _to_copy pow.Tensor_Scalar
     add.Scalar sub.Scalar rsub.Scalar mul.Scalar div.Scalar div.Scalar_mode remainder.Scalar
     fmod.Scalar floor_divide.Scalar eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar
-    bitwise_and.Scalar bitwise_or.Scalar masked_fill.Scalar to.dtype to.dtype_layout
+    bitwise_and.Scalar bitwise_or.Scalar masked_fill.Scalar
 '''
 NARY = '''
     add.Tensor sub.Tensor rsub.Tensor mul.Tensor div.Tensor div.Tensor_mode pow.Tensor_Tensor
@@ -25,7 +25,7 @@ NARY = '''
     addcmul addcdiv where.self where.ScalarSelf where.ScalarOther clamp.Tensor clamp_max.Tensor
     clamp_min.Tensor remainder.Tensor fmod.Tensor floor_divide eq.Tensor ne.Tensor lt.Tensor
     le.Tensor gt.Tensor ge.Tensor logical_and logical_or logical_xor bitwise_and.Tensor
-    bitwise_or.Tensor bitwise_xor.Tensor masked_fill.Tensor type_as xlogy.Tensor
+    bitwise_or.Tensor bitwise_xor.Tensor masked_fill.Tensor xlogy.Tensor
     logaddexp copysign.Tensor
 '''
 
@@ -62,6 +62,16 @@ def elementwise(op: OpView) -> Rule | None:
     """Row i of the output needs row i of each input that has it; others are broadcast whole."""
     axis = output_axis(op)
     return None if axis is None else broadcast(op, axis)
+
+
+@register('type_as.default')
+def type_as(op: OpView) -> Rule | None:
+    """Convert row by row; the tensor that lends its type is not read."""
+    if op.first is None or op.first.axis is None:
+        return None
+    rest = (Rows(),) * (len(op.inputs) - 1)
+    return Rule(op.first.axis,
+                lambda a, b: Block((Rows.of(a, b), *rest), lambda x, *_: x.to(op.dtype)), view=True)
 
 
 def broadcast(op: OpView, axis: int) -> Rule:

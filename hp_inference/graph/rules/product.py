@@ -32,7 +32,7 @@ def layer_norm(op: OpView) -> Rule | None:
 
 
 @register('softmax.int', '_softmax.default', 'log_softmax.int', '_log_softmax.default',
-          'softmin.int', 'cumsum.default', 'cumprod.default', 'glu.default')
+          'cumsum.default', 'cumprod.default', 'glu.default')
 def along_other_dim(op: OpView) -> Rule | None:
     """Row by row where the operator runs along another dimension."""
     axis = op.first.axis if op.first else None
@@ -101,7 +101,10 @@ def attention(op: OpView) -> Rule | None:
     if axis is None or axis == size - 1 or op.arg('is_causal') or op.arg('dropout_p') or op.arg(
             'enable_gqa') or len(op.inputs) > 3:
         return None
-    if axis < size - 2 and not key.axis == value.axis == axis:
+    if query.shape[:-1] != op.shape[:-1]:
+        return None  # the query is broadcast
+    if axis < size - 2 and any(len(part.shape) != size or part.axis != axis
+                               or part.rows != query.rows for part in (key, value)):
         return None
     mask = op.constant('attn_mask') if masked else None
 

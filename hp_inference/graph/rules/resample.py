@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 
 from hp_inference.graph.ir import Const
 from hp_inference.graph.rows import Rows
@@ -39,7 +40,7 @@ def pick(axis: int, sources: Sequence[int], rest: Callable | None = None) -> Rul
             x = rest(x) if rest else x
             return x if index is None else x.index_select(axis, index.to(x.device))
         return Block((need,), run)
-    return Rule(axis, block)
+    return Rule(axis, block, view=rest is None)
 
 
 def along_dims(op: OpView, axis: int) -> tuple[list[int], list[int]]:
@@ -100,24 +101,26 @@ def index(op: OpView) -> Rule | None:
 @register('index_select.default')
 def index_select(op: OpView) -> Rule | None:
     """Like index.Tensor with one list."""
-    table, dim = op.constant('index'), op.arg('dim') % len(op.first.shape)
-    if op.first.axis is None or table is None:
+    table = op.constant('index')
+    if op.first is None or op.first.axis is None or table is None:
         return None
+    dim = op.arg('dim') % len(op.first.shape)
     if dim != op.first.axis:
         return along(op, op.first.axis)
     return pick(dim, [int(row) % op.first.rows for row in table.reshape(-1)])
 
 
-@register('repeat.default')
+@register('repeat.default', 'tile.default')
 def repeat(op: OpView) -> Rule | None:
     """Output row j is input row j mod rows."""
-    times, shift = list(op.arg('repeats')), len(op.arg('repeats')) - len(op.first.shape)
     if op.first.axis is None:
         return None
-    axis, rows = op.first.axis + shift, op.first.rows
+    name = 'repeats' if 'repeats' in op.names else 'dims'
+    times = [1] * (len(op.shape) - len(op.arg(name))) + list(op.arg(name))
+    axis, rows = op.first.axis + len(op.shape) - len(op.first.shape), op.first.rows
     sources = [j % rows for j in range(op.shape[axis])]
     times[axis] = 1
-    return pick(axis, sources, op.call(repeats=times))
+    return pick(axis, sources, op.call(**{name: times}))
 
 
 @register('pad.default', 'constant_pad_nd.default', 'reflection_pad1d.default',
@@ -133,22 +136,17 @@ def pad(op: OpView) -> Rule | None:
     if place < len(widths):
         widths[place] = widths[place + 1] = 0
     mode = op.arg('mode') if 'mode' in op.names else op.op.target.split('.')[1].split('_')[0]
-    rows, rest = op.first.rows, None
+    rest = None
     if any(widths):
         rest = op.call(**{'pad' if 'pad' in op.names else 'padding': widths})
     if mode == 'constant':
         return _constant_pad(op, axis, top, rest)
-    if mode in ('reflection', 'reflect'):
-        sources = [abs(j) if j < rows else 2 * (rows - 1) - j for j in range(-top, rows + bottom)]
-    elif mode in ('replication', 'replicate'):
-        sources = [min(max(j, 0), rows - 1) for j in range(-top, rows + bottom)]
-    elif mode == 'circular':
-        sources = [j % rows for j in range(-top, rows + bottom)]
-    else:
-        return None
-    if mode != 'circular' and rest is not None and op.op.target != 'aten.pad.default':
-        return None  # the 2-D overloads want both paddings; pad.default is what capture makes
-    return pick(axis, sources, rest)
+    if mode == 'circular' and min(top, bottom) < 0 < max(top, bottom):
+        return None  # PyTorch overwrites rows while it wraps them: its answer is its own
+    # Padding the row numbers tells the sources, for any mode and with cropping besides.
+    mode = {'reflection': 'reflect', 'replication': 'replicate'}.get(mode, mode)
+    numbers = torch.arange(op.first.rows, dtype=torch.float64).reshape(1, -1)
+    return pick(axis, F.pad(numbers, (top, bottom), mode).long()[0].tolist(), rest)
 
 
 def _constant_pad(op: OpView, axis: int, top: int, rest: Callable | None) -> Rule:
@@ -166,7 +164,7 @@ def _constant_pad(op: OpView, axis: int, top: int, rest: Callable | None) -> Rul
             x = rest(x) if rest else x
             return padded(x, axis, above, below, value) if above or below else x
         return Block((Rows.of(lo, hi),), run)
-    return Rule(axis, block)
+    return Rule(axis, block, view=rest is None)
 
 
 @register('upsample_nearest2d.vec', 'upsample_nearest2d.default', '_upsample_nearest_exact2d.vec',
@@ -182,21 +180,23 @@ def upsample(op: OpView) -> Rule | None:
     axis = 2
     if op.first is None or op.first.axis not in (2, None) or not op.dtype.is_floating_point:
         return None
+    if '_aa.' in op.op.target and op.shape[3] == 1:
+        return None  # PyTorch's kernel misreads columns of one element, as does the unsplit model
     rows, out_rows = op.first.shape[2], op.shape[2]
-    units = torch.eye(rows, dtype=op.dtype).reshape(1, rows, rows, 1)
-    within = _rescale(op, out_rows, 1)(units)[0, :, :, 0].T  # [out_rows, rows]
+    units = torch.eye(rows, dtype=op.dtype).reshape(1, rows, rows, 1).repeat(1, 1, 1, 2)
+    within = _along(op, 2)(units)[0, :, :, 0].T  # [out_rows, rows]
     taps = max(1, int((within != 0).sum(1).max()))
     sources = within.abs().topk(taps, dim=1).indices.sort(dim=1).values
     weights = within.gather(1, sources)
     reach = [(int(s[w != 0].min()), int(s[w != 0].max()) + 1) if bool((w != 0).any()) else (0, 1)
              for s, w in zip(sources, weights)]
-    across = _rescale(op, None, op.shape[3])
+    across = _along(op, 3)
 
     def block(a: int, b: int) -> Block:
         lo = min(first for first, _ in reach[a:b])
         hi = max(last for _, last in reach[a:b])
         need, take = reading(op, axis, lo, hi)
-        if (a, b) == (0, out_rows):
+        if (a, b) == (0, out_rows) and need == op.first.all:
             return Block((need,), op.call())
         index = (sources[a:b] - lo).clamp(0, hi - lo - 1)
         mix = weights[a:b].reshape(b - a, taps, 1)
@@ -212,12 +212,12 @@ def upsample(op: OpView) -> Rule | None:
     return Rule(axis, block)
 
 
-def _rescale(op: OpView, out_rows: int | None, out_columns: int) -> Callable:
+def _along(op: OpView, dim: int) -> Callable:
     """
     Return the operator applied along one dimension alone, the other keeping its size.
 
-    ``out_rows`` None means: along the columns. The scale factors it was given are kept, since the
-    weights follow from the factor and not from the sizes.
+    The scale factors it was given are kept, since the weights follow from the factor and not from
+    the sizes.
     """
     name = op.op.target.split('.')[1]
     function = getattr(torch.ops.aten, name).default
@@ -226,9 +226,9 @@ def _rescale(op: OpView, out_rows: int | None, out_columns: int) -> Callable:
     else:
         factors = (op.arg('scales_h'), op.arg('scales_w'))
     corners = (op.arg('align_corners'),) if 'align_corners' in op.names else ()
-    if out_rows is None:
-        return lambda x: function(x, [x.shape[2], out_columns], *corners, None, factors[1])
-    return lambda x: function(x, [out_rows, x.shape[3]], *corners, factors[0], None)
+    if dim == 2:
+        return lambda x: function(x, [op.shape[2], x.shape[3]], *corners, factors[0], None)
+    return lambda x: function(x, [x.shape[2], op.shape[3]], *corners, None, factors[1])
 
 
 @register('pixel_shuffle.default')

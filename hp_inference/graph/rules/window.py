@@ -73,7 +73,10 @@ def reading(op: OpView, axis: int, lo: int, hi: int) -> tuple[Rows, Callable]:
 
 def padded(x: torch.Tensor, axis: int, above: int, below: int, value: float) -> torch.Tensor:
     """Return ``x`` with padding rows copied around it (negative counts crop)."""
-    return F.pad(x, (0, 0) * (x.dim() - 1 - axis) + (above, below), value=value)
+    rows = above + x.shape[axis] + below
+    x = F.pad(x, (0, 0) * (x.dim() - 1 - axis) + (max(above, 0), max(below, 0)), value=value)
+    # Cropped afterwards: a window in nothing but padding crops the one row that it was given.
+    return x if x.shape[axis] == rows else x.narrow(axis, max(-above, 0), rows)
 
 
 def by_own_padding(window: Window, above: int, below: int) -> tuple[int, int] | None:

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The `hp` command: look at a model's graph, check its splits, show a plan's programs, run an image.
+
+PyTorch takes seconds to import, so only a subcommand that is carried out imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import contextlib
+import importlib
+import json
+import math
+import os
+import sys
+import warnings
+
+from hp_inference import __version__
+from hp_inference.commands import Outcome, UserError
+
+WRONG, BAD_USE, INTERRUPTED = 1, 2, 130
+MAX_SIDE = 16384
+
+MODEL_HELP = ('torchvision:NAME, torchvision:NAME.PART, package.module:factory, '
+              'path/file.py:factory or file.pt2')
+PLAN_HELP = ('robot_only, full_offload, uniform:SHARE, layer:VALUE, random:SEED, or the file of a '
+             'plan or of a plan table')
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, like those of the commands."""
+
+    def error(self, message):
+        raise UserError(f'{message} ({self.prog} --help shows what is expected)')
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(','))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 4 or sizes[0] != 1 or not all(0 < size <= MAX_SIDE for size in sizes):
+        raise argparse.ArgumentTypeError(f'{text!r} is not 1,C,H,W with sizes up to {MAX_SIDE}, '
+                                         'like 1,3,224,224')
+    return sizes
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(','))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f'{text!r} is not one number per channel, like '
+                                         '0.485,0.456,0.406')
+    return numbers
+
+
+def _count(least: int):
+    def count(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        # PyTorch takes no larger seed.
+        if not least <= number < 2 ** 63:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least} on')
+        return number
+    return count
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser('hp', description='One model, two machines, one answer: look into the split.',
+                     epilog='Exit status: 0 all is well, 1 an answer is wrong, 2 bad use, '
+                            '130 interrupted.')
+    parser.add_argument('--version', action='version', version=f'hp {__version__}')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=f'{text[0].upper()}{text[1:]}.')
+        sub.add_argument('model', metavar='MODEL', help=MODEL_HELP)
+        sub.add_argument('--input', type=_shape, metavar='1,C,H,W',
+                         help="the uint8 image at the model's size (1,3,224,224; a .pt2 file: "
+                              'its own)')
+        sub.add_argument('--weights', default='', metavar='FILE',
+                         help='a state dict; without it the weights are random, or the '
+                              "factory's or the .pt2 file's own")
+        sub.add_argument('--weights-seed', type=_count(0), default=0, metavar='N',
+                         help='the seed that random weights are drawn under (0)')
+        sub.add_argument('--mean', type=_numbers, metavar='M,M,M',
+                         help='normalisation per channel, of pixels scaled to 0..1 (for colour '
+                              "ImageNet's, else 0)")
+        sub.add_argument('--std', type=_numbers, metavar='S,S,S',
+                         help="normalisation per channel (for colour ImageNet's, else 1)")
+        sub.add_argument('--threads', type=_count(1), metavar='N',
+                         help="threads that PyTorch computes with (PyTorch's default)")
+        sub.add_argument('--json', action='store_true',
+                         help='print one JSON object instead of text')
+        return sub
+
+    def plan(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument('--plan', required=True, metavar='PLAN', help=PLAN_HELP)
+        sub.add_argument('--index', type=_count(0), default=0, metavar='N',
+                         help='which plan of a table file (0)')
+
+    command('graph', 'list the operators of a model and the rule of each')
+    check = command('check', 'run random plans and compare them with the unsplit model')
+    check.add_argument('--plans', type=_count(1), default=20, metavar='N',
+                       help='how many random plans (20)')
+    check.add_argument('--seed', type=_count(0), default=0, metavar='S',
+                       help='the plans are random:S, random:S+1, ... (0); a random image is drawn '
+                            'under S too')
+    check.add_argument('--dtype', choices=('float32', 'float64'), default='float32',
+                       help='the float type to compute in (float32)')
+    check.add_argument('--image', metavar='FILE', help='a JPEG or PNG (a random image)')
+    plan(command('program', "show the robot's and the server's program of a plan"))
+    run = command('run', 'run one image through both programs of a plan, in this process')
+    run.add_argument('--image', required=True, metavar='FILE', help='a JPEG or PNG')
+    plan(run)
+    return parser
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Return the errors whose text is all that a user needs; imports PyTorch."""
+    from hp_inference.graph.capture import CaptureError
+    from hp_inference.graph.models import ModelError
+    from hp_inference.runtime.pixels import BadImage
+    from hp_inference.split.plan import PlanError
+    return UserError, ModelError, CaptureError, PlanError, BadImage
+
+
+def _carry_out(args) -> Outcome:
+    # As for a script, so that MODEL may be a module in the working directory; last, so that
+    # nothing there hides an installed package.
+    if '' not in sys.path:
+        sys.path.append('')
+    # Standard output is for the answer: a model's code may print, and warn of this and that.
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return importlib.import_module(f'hp_inference.commands.{args.command}').run(args)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What Python still holds must not meet the closed pipe again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # that one is a reader who has seen enough
+            raise UserError(f'can not write the answer: {error.strerror}') from error
+
+
+def _complain(message: object) -> int:
+    print('hp:', ' '.join(str(message).split()), file=sys.stderr)
+    return BAD_USE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out a command line and return its exit status: 0, 1 (wrong), 2 (bad use) or 130."""
+    try:
+        args = _parser().parse_args(argv)
+        outcome = _carry_out(args)
+        _print(json.dumps(outcome.data, allow_nan=False) if args.json else outcome.text)
+        return 0 if outcome.ok else WRONG
+    except SystemExit as done:  # --help and --version
+        return done.code or 0
+    except KeyboardInterrupt:
+        print('hp: interrupted', file=sys.stderr)
+        return INTERRUPTED
+    except UserError as error:
+        return _complain(error)
+    except ImportError as error:
+        return _complain(f'{error}: hp needs PyTorch and the packages of requirements/')
+    except _user_errors() as error:
+        return _complain(error)

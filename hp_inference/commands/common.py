@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the subcommands share: the model, the plan and the image that the command line names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import torch
+
+from hp_inference.commands import UserError
+from hp_inference.graph.capture import ImageModel
+from hp_inference.graph.layout import Layout
+from hp_inference.graph.load import ModelSpec, open_model
+from hp_inference.runtime import pixels
+from hp_inference.runtime.reference import reference
+from hp_inference.split.plan import Plan
+from hp_inference.split.source import read_plans
+
+MAX_IMAGE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that a command is about: unsplit, as a graph with its layout, and in words."""
+
+    model: ImageModel
+    layout: Layout
+    title: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the image, (1, C, H, W)."""
+        return self.layout.graph.input.shape
+
+    def reference(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the unsplit answer; raises UserError when the model itself fails."""
+        try:
+            return reference(self.model, image)
+        except Exception as error:  # the user's code may raise anything
+            raise UserError(f'{self.layout.graph.model} itself fails on the image: '
+                            f'{type(error).__name__}: {error}') from error
+
+
+def open_subject(args, dtype: torch.dtype = torch.float32) -> Subject:
+    """Return the model that the arguments name, captured; raises ModelError, CaptureError."""
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    model, layout = open_model(ModelSpec(args.model, args.input, args.weights, args.weights_seed,
+                                         args.mean, args.std, dtype))
+    graph = layout.graph
+    title = (f'{graph.model}  input {",".join(map(str, graph.input.shape))}  '
+             f'{str(dtype).removeprefix("torch.")}  digest {graph.digest[:12]}\n'
+             f'weights: {_weights(args)}')
+    return Subject(model, layout, title)
+
+
+def _weights(args) -> str:
+    """Return where the weights come from."""
+    if args.weights:
+        return args.weights
+    if args.model.endswith('.pt2'):
+        return args.model
+    drawn = f'seed {args.weights_seed}; trained ones: --weights FILE'
+    if args.model.startswith('torchvision:'):
+        return f'random ({drawn})'
+    return f'what the factory gives, random unless it loads some ({drawn})'
+
+
+def open_plan(args, layout: Layout) -> Plan:
+    """
+    Return the plan that the arguments name: one made by name, or one from a plan or table file.
+
+    Raises UserError for a file that can't be read, PlanError for what is not a plan of this graph.
+    """
+    try:
+        plans = read_plans(args.plan, layout)
+    except OSError as error:
+        raise UserError(f'can not read {args.plan}: {error.strerror}') from error
+    if args.index >= len(plans):
+        raise UserError(f'--index {args.index}: {args.plan} is {len(plans)} plan(s), expected '
+                        f'0 to {len(plans) - 1}')
+    return plans[args.index]
+
+
+def open_image(path: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return an image file as a model's input, uint8 ``shape``; raises UserError, BadImage."""
+    _, channels, height, width = shape
+    try:
+        with open(path, 'rb') as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+    except OSError as error:
+        raise UserError(f'can not read {path}: {error.strerror}') from error
+    if len(data) > MAX_IMAGE_BYTES:
+        raise UserError(f'{path} has more than {MAX_IMAGE_BYTES} bytes')
+    return pixels.fit(pixels.decode(data), channels, height, width)
+
+
+def random_image(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Return an image of noise, uint8 ``shape``."""
+    draw = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
+    return image.contiguous(memory_format=torch.channels_last)
+
+
+def number(value: float) -> float | None:
+    """Return a number for JSON, which has no infinities and no NaN: None stands for them."""
+    return value if math.isfinite(value) else None
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Return lines in which the columns of a table stand one below the other."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in rows]

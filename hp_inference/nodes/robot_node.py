@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The robot's node: images in, results out, rows to and from the server."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+import sys
+import time
+
+import rclpy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from hp_inference import __version__
+from hp_inference.link.errors import BadChunk
+from hp_inference.nodes import qos
+from hp_inference.nodes.convert import (
+    chunk_from_msg, chunk_to_msg, digest_from_msg, digest_to_msg, span_from_msg, span_to_msg,
+    tensor_to_msg)
+from hp_inference.nodes.diagnostics import OK, Updater, WARN
+from hp_inference.nodes.images import from_compressed, from_image
+from hp_inference.nodes.managed import ManagedNode, run
+from hp_inference.nodes.params import ROBOT
+from hp_inference.runtime import frames
+from hp_inference.runtime.pixels import fit
+from hp_inference.runtime.robot import FrameResult, RobotEngine
+from hp_inference.split.source import assemble
+from hp_msgs.msg import (
+    FrameMetrics, FrameReport, FrameTimeline, InferenceResult, PlanTable as PlanTableMsg,
+    ServerStatus, TensorChunk)
+
+# The figures that InferenceResult, FrameMetrics and FrameResult have in common.
+FIGURES = ('frame', 'plan_index', 'fallback', 'latency_s', 'queue_s', 'preprocess_s',
+           'robot_compute_s', 'robot_wait_s', 'server_compute_s', 'server_wait_s', 'sent_bytes',
+           'received_bytes')
+# Results remembered for the statistics in the log.
+REMEMBERED = 1000
+
+
+class RobotNode(ManagedNode):
+    """Answers every image, alone or together with a server."""
+
+    def __init__(self):
+        super().__init__('robot_node', ROBOT)
+        self.layout = self.engine = self.diagnostics = self.timer = None
+        self.topics: list = []
+        self.subscriptions_made: list = []
+        self.latencies: deque[float] = deque(maxlen=REMEMBERED)
+        self.last_reason, self.last_result_s = '', None
+        self.params.check('plan', lambda text: self.layout and self._table(text))
+        self.params.on_change(self._on_change)
+
+    def configure(self) -> None:
+        """Load the model, build the plan table, open the topics."""
+        self.layout = self.open_model()
+        table = self._table(self.params.plan)
+        self._result = self._publisher(InferenceResult, 'result', qos.RESULTS, overridable=True)
+        self._metrics = self._publisher(FrameMetrics, 'metrics', qos.METRICS)
+        self._timeline = self._publisher(FrameTimeline, 'timeline', qos.METRICS)
+        self._uplink = self._publisher(TensorChunk, 'uplink', qos.CHUNKS, overridable=True)
+        self._tables = self._publisher(PlanTableMsg, 'plan_table', qos.LATCHED)
+        self._plan = self._publisher(String, '~/plan', qos.LATCHED)
+        self.engine = RobotEngine(self.layout, table, self._send, self._publish, self._dropped,
+                                  self.params.deadline_s)
+        self._subscribe(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES)
+        self._subscribe(CompressedImage, 'image/compressed',
+                        lambda msg: self._on_image(msg, from_compressed), qos.IMAGES)
+        self._subscribe(TensorChunk, 'downlink', self._on_chunk, qos.CHUNKS)
+        self._subscribe(FrameReport, 'frame_report', self._on_report, qos.REPORTS)
+        self._subscribe(ServerStatus, 'server_status', self._on_status, qos.LATCHED)
+        self.diagnostics = Updater(self, self.params.device)
+        self.diagnostics.add('inference', self._diagnose)
+        self.timer = self.create_timer(self.params.log_every_s, self._log_statistics)
+
+    def cleanup(self) -> None:
+        """Stop the engine and leave the topics."""
+        if self.engine:
+            self.engine.close()
+        for subscription in self.subscriptions_made:
+            self.destroy_subscription(subscription)
+        for publisher in self.topics:
+            self.destroy_publisher(publisher)
+        self.subscriptions_made, self.topics = [], []
+        if self.diagnostics:
+            self.diagnostics.destroy()
+        if self.timer:
+            self.destroy_timer(self.timer)
+        self.engine = self.diagnostics = self.timer = self.layout = None
+
+    def on_activate(self, state):
+        """Announce the plan table and let images in."""
+        done = super().on_activate(state)
+        self._announce()
+        return done
+
+    def _publisher(self, kind, topic, profile, **more):
+        self.topics.append(self.create_lifecycle_publisher(
+            kind, topic, **qos.publisher(self, topic, profile, **more)))
+        return self.topics[-1]
+
+    def _subscribe(self, kind, topic, callback, profile) -> None:
+        self.subscriptions_made.append(self.create_subscription(
+            kind, topic, callback,
+            **qos.subscription(self, topic, profile,
+                               overridable=profile in (qos.IMAGES, qos.CHUNKS))))
+
+    def _table(self, plan: str):
+        return assemble(self.layout, plan, self.params.plans, self.params.codec)
+
+    def _on_change(self, values: dict) -> None:
+        if self.engine is None:
+            return
+        self.engine.deadline_s = self.params.deadline_s
+        if not {'plan', 'codec'} & set(values):
+            return
+        before = self.engine.table.plans[self.engine.index].name
+        index = self.engine.table.index(self.params.plan)
+        if index is not None and 'codec' not in values:
+            self.engine.use(self.engine.table, index)
+        else:
+            self.engine.use(self._table(self.params.plan), 0)
+        now = self.engine.table.plans[self.engine.index].name
+        self.get_logger().info(f'plan {before} -> {now}: parameter {", ".join(values)} set')
+        self._announce()
+
+    def _announce(self) -> None:
+        table, graph = self.engine.table, self.layout.graph
+        self._tables.publish(PlanTableMsg(model=graph.model, model_digest=graph.digest,
+                                          digest=digest_to_msg(table.digest), json=table.dumps()))
+        self._plan.publish(String(data=table.plans[self.engine.index].name))
+
+    def _on_image(self, msg, convert) -> None:
+        if not self.active:
+            return
+        _, channels, height, width = self.params.input
+
+        def prepare():
+            pixels = convert(msg, channels, self.params.max_pixels)
+            return fit(pixels, channels, height, width, self.params.resize)
+        self.engine.submit(msg.header, prepare)
+
+    def _on_chunk(self, msg: TensorChunk) -> None:
+        try:
+            self.engine.on_chunk(chunk_from_msg(msg))
+        except BadChunk as error:
+            self.get_logger().warning(f'from the server: {error}', throttle_duration_sec=1.0)
+
+    def _on_report(self, msg: FrameReport) -> None:
+        try:
+            spans = [frames.Span(*span_from_msg(span)) for span in msg.spans]
+        except ValueError as error:
+            self.get_logger().warning(f'frame report: {error}', throttle_duration_sec=1.0)
+            spans = []
+        self.engine.on_report(frames.FrameReport(
+            msg.session, msg.frame, msg.status, msg.text, msg.compute_s, msg.wait_s, msg.total_s,
+            msg.received_bytes, spans))
+
+    def _on_status(self, msg: ServerStatus) -> None:
+        graph, text = self.layout.graph, msg.text
+        if msg.model_digest != graph.digest:
+            text = (f'the server has {msg.model!r} with digest {msg.model_digest[:12]}, this '
+                    f'robot {graph.model!r} with {graph.digest[:12]}: give both the same model, '
+                    'weights and input size')
+        elif msg.version != __version__:
+            self.get_logger().warning(f'the server runs hp_inference {msg.version}, this robot '
+                                      f'{__version__}: run the same version on both')
+        digest = digest_from_msg(msg.table_digest) if msg.ready else b''
+        self.engine.server_holds(digest, text)
+        self.get_logger().info(f'server: {text or "ready, table " + digest.hex()[:12]}')
+
+    def _send(self, chunk, header) -> None:
+        if rclpy.ok():
+            self._uplink.publish(chunk_to_msg(chunk, header))
+
+    def _dropped(self, header, reason: str) -> None:
+        if rclpy.ok():
+            self.get_logger().warning(f'image dropped: {reason}', throttle_duration_sec=2.0)
+
+    def _publish(self, result: FrameResult) -> None:
+        if not rclpy.ok():
+            return
+        figures = {name: getattr(result, name) for name in FIGURES}
+        figures.update(header=result.tag, frames_dropped=result.dropped, frames_late=result.late)
+        self._result.publish(InferenceResult(
+            **figures, plan=result.plan, table_digest=digest_to_msg(result.table_digest),
+            computed_on=result.computed_on, fallback_reason=result.fallback_reason,
+            outputs=[tensor_to_msg(name, tensor) for name, tensor in result.outputs.items()]))
+        self._metrics.publish(FrameMetrics(**figures))
+        if self._timeline.get_subscription_count():
+            self._timeline.publish(FrameTimeline(
+                header=result.tag, frame=result.frame, plan=result.plan,
+                spans=[span_to_msg(s.lane, s.label, s.start_s, s.duration_s)
+                       for s in result.spans]))
+        if result.fallback and result.fallback_reason != self.last_reason:
+            self.get_logger().warning(f'frame {result.frame} computed on the robot alone: '
+                                      f'{result.fallback_reason}')
+        self.last_reason, self.last_result_s = result.fallback_reason, time.monotonic()
+        self.latencies.append(result.latency_s)
+
+    def _log_statistics(self) -> None:
+        counters = self.engine.counters
+        if not self.active:
+            return
+        if not self.latencies:
+            self.get_logger().warning(
+                f'no image yet on {self.resolve_topic_name("image")} or '
+                f'{self.resolve_topic_name("image/compressed")}: remap image:=<camera topic>')
+            return
+        recent = list(self.latencies)
+        self.latencies.clear()
+        self.get_logger().info(
+            f'{len(recent) / self.params.log_every_s:.1f} results/s, latency median '
+            f'{median(recent) * 1e3:.1f} ms max {max(recent) * 1e3:.1f} ms, plan '
+            f'{self.engine.table.plans[self.engine.index].name}, {counters.dropped} dropped, '
+            f'{counters.late} late')
+
+    def _diagnose(self):
+        engine, counters = self.engine, self.engine.counters
+        age = None if self.last_result_s is None else time.monotonic() - self.last_result_s
+        text = self.last_reason and f'computing alone: {self.last_reason}'
+        if age is None:
+            text = f'no result yet; waiting for {self.resolve_topic_name("image")}'
+        return WARN if text else OK, text or 'answering', {
+            'model': self.layout.graph.model, 'model_digest': self.layout.graph.digest,
+            'plan': engine.table.plans[engine.index].name,
+            'plan_table': engine.table.digest.hex(), 'results': counters.results,
+            'dropped': counters.dropped, 'late': counters.late,
+            'stray_chunks': counters.stray_chunks, 'result_age_s': age, 'version': __version__}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run robot_node."""
+    sys.exit(run(RobotNode, args))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's node: for each robot served, rows in, rows and a report out."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+import sys
+
+import rclpy
+
+from hp_inference import __version__
+from hp_inference.link.errors import BadChunk
+from hp_inference.nodes import qos
+from hp_inference.nodes.convert import (
+    chunk_from_msg, chunk_to_msg, digest_from_msg, digest_to_msg, span_to_msg)
+from hp_inference.nodes.diagnostics import OK, Updater, WARN
+from hp_inference.nodes.managed import ManagedNode, run
+from hp_inference.nodes.params import SERVER
+from hp_inference.runtime import frames
+from hp_inference.runtime.server import ServerEngine
+from hp_inference.split.plan import PlanError
+from hp_inference.split.table import PlanTable
+from hp_msgs.msg import FrameReport, PlanTable as PlanTableMsg, ServerStatus, TensorChunk
+
+NO_DIGEST = bytes(32)
+
+
+class RobotPort:
+    """The topics and the engine of one robot."""
+
+    def __init__(self, node: ServerNode, namespace: str):
+        self.node, self.namespace = node, namespace
+        prefix = f'{namespace.strip("/")}/' if namespace.strip('/') else ''
+        if namespace.startswith('/'):
+            prefix = '/' + prefix
+        self.engine = ServerEngine(node.layout, self._publish, self._report,
+                                   node.params.max_sessions, node.params.session_timeout_s)
+        self.text = 'no robot has sent its plan table yet'
+        self.digest = NO_DIGEST
+
+        def publisher(kind, name, profile, **more):
+            topic = prefix + name
+            return node.create_lifecycle_publisher(
+                kind, topic, **qos.publisher(node, topic, profile, **more))
+
+        def subscription(kind, name, callback, profile, **more):
+            topic = prefix + name
+            return node.create_subscription(
+                kind, topic, callback, **qos.subscription(node, topic, profile, **more))
+        self._downlink = publisher(TensorChunk, 'downlink', qos.CHUNKS, overridable=True)
+        self._reports = publisher(FrameReport, 'frame_report', qos.REPORTS)
+        self._status = publisher(ServerStatus, 'server_status', qos.LATCHED)
+        self._subscriptions = [
+            subscription(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS, overridable=True),
+            subscription(PlanTableMsg, 'plan_table', self._on_table, qos.LATCHED)]
+
+    def announce(self) -> None:
+        """Say what is loaded and which table is in force."""
+        graph = self.node.layout.graph
+        self._status.publish(ServerStatus(
+            version=__version__, model=graph.model, model_digest=graph.digest,
+            table_digest=digest_to_msg(self.digest), ready=not self.text, text=self.text,
+            device=self.node.params.device))
+
+    def close(self) -> None:
+        """Stop computing and leave the topics."""
+        self.engine.close()
+        for subscription in self._subscriptions:
+            self.node.destroy_subscription(subscription)
+        for publisher in (self._downlink, self._reports, self._status):
+            self.node.destroy_publisher(publisher)
+
+    def _on_chunk(self, msg: TensorChunk) -> None:
+        if not self.node.active:
+            return
+        try:
+            self.engine.on_chunk(chunk_from_msg(msg))
+        except BadChunk as error:
+            self.node.get_logger().warning(f'from {self.namespace or "the robot"}: {error}',
+                                           throttle_duration_sec=1.0)
+
+    def _on_table(self, msg: PlanTableMsg) -> None:
+        # Compiling a table takes its time; chunks must not wait for it.
+        self.node.compiling.submit(self._take_table, msg)
+
+    def _take_table(self, msg: PlanTableMsg) -> None:
+        try:
+            table = PlanTable.loads(msg.json, self.node.layout)
+            if table.digest != digest_from_msg(msg.digest):
+                raise PlanError('the plan table is not the one that its digest names')
+            self.engine.use(table)
+            self.text, self.digest = '', table.digest
+            self.node.get_logger().info(
+                f'plan table {table.digest.hex()[:12]} of {self.namespace or "the robot"} is in '
+                f'force: {", ".join(plan.name for plan in table.plans[:6])}')
+        except ValueError as error:
+            self.text, self.digest = str(error), NO_DIGEST
+            self.node.get_logger().error(f'plan table of {self.namespace or "the robot"} '
+                                         f'refused: {error}')
+        if rclpy.ok():
+            self.announce()
+
+    def _publish(self, chunk) -> None:
+        if rclpy.ok():
+            self._downlink.publish(chunk_to_msg(chunk))
+
+    def _report(self, report: frames.FrameReport) -> None:
+        if rclpy.ok():
+            self._reports.publish(FrameReport(
+                session=report.session, frame=report.frame, status=report.status,
+                text=report.text, compute_s=report.compute_s, wait_s=report.wait_s,
+                total_s=report.total_s, received_bytes=report.received_bytes,
+                spans=[span_to_msg(s.lane, s.label, s.start_s, s.duration_s)
+                       for s in report.spans]))
+
+
+class ServerNode(ManagedNode):
+    """Serves any number of robots, each in its namespace, with one model."""
+
+    def __init__(self):
+        super().__init__('server_node', SERVER)
+        self.ports: list[RobotPort] = []
+        self.compiling = self.diagnostics = self.layout = None
+
+    def configure(self) -> None:
+        """Load the model and open a port for each robot."""
+        self.layout = self.open_model()
+        self.compiling = ThreadPoolExecutor(1, 'plan tables')
+        self.ports = [RobotPort(self, name) for name in self.params.robots or ('',)]
+        self.diagnostics = Updater(self, self.params.device)
+        for port in self.ports:
+            self.diagnostics.add(f'serving {port.namespace or "the robot"}',
+                                 lambda port=port: self._diagnose(port))
+
+    def cleanup(self) -> None:
+        """Close all ports."""
+        for port in self.ports:
+            port.close()
+        self.ports = []
+        if self.compiling:
+            self.compiling.shutdown(cancel_futures=True)
+            self.compiling = None
+        if self.diagnostics:
+            self.diagnostics.destroy()
+            self.diagnostics = None
+        self.layout = None
+
+    def on_activate(self, state):
+        """Let frames in and say so to the robots."""
+        done = super().on_activate(state)
+        for port in self.ports:
+            port.announce()
+        return done
+
+    def _diagnose(self, port: RobotPort):
+        done = port.engine.frames
+        return WARN if port.text else OK, port.text or 'serving', {
+            'model': self.layout.graph.model, 'model_digest': self.layout.graph.digest,
+            'plan_table': port.digest.hex(), 'frames_ok': done[frames.OK],
+            'frames_refused': done[frames.REFUSED], 'frames_aborted': done[frames.ABORTED],
+            'stray_chunks': port.engine.stray_chunks, 'version': __version__}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run server_node."""
+    sys.exit(run(ServerNode, args))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution and transposed convolution, their rows worked out by hand; images of 8 rows."""
+
+import pytest
+from rule_oracle import captured, Each, expect
+from torch import nn
+import torch.nn.functional as F
+
+from hp_inference.graph.table import GLOBAL, PARTIAL
+
+# Output row j reads rows j*stride - padding + dilation*t of the input, t = 0 .. kernel - 1.
+CONVOLUTIONS = {
+    # -1..1 at the top, 3-1 .. 4+1 in the middle, 6..8 at the bottom
+    'a window of three rows':
+        (nn.Conv2d(3, 4, 3, padding=1),
+         {(0, 1): [(0, 2)], (3, 5): [(2, 6)], (7, 8): [(6, 8)], (0, 8): [(0, 8)]}),
+    # row 1 begins at 2 - 1, row 2 ends at 4 - 1 + 2, row 3 reads 5..7
+    'stride': (nn.Conv2d(3, 4, 3, 2, 1), {(1, 2): [(1, 4)], (1, 3): [(1, 6)], (3, 4): [(5, 8)]}),
+    # row 0 reads -2, 0 and 2; row 4 reads 2, 4 and 6
+    'dilation': (nn.Conv2d(3, 4, 3, padding=2, dilation=2), {(0, 1): [(0, 3)], (4, 5): [(2, 7)]}),
+    # row 1 reads 3-2 .. 3+2, row 2 reads 6-2 .. 6+2 of which row 8 is padding
+    'groups': (nn.Conv2d(3, 6, (5, 1), (3, 1), (2, 0), groups=3),
+               {(1, 2): [(1, 6)], (2, 3): [(4, 8)]}),
+    # 3 rows of padding in all, 1 above and 2 below: row 0 reads -1..2, row 7 reads 6..9
+    'same padding, even kernel': (nn.Conv2d(3, 4, (4, 2), padding='same'),
+                                  {(0, 1): [(0, 3)], (3, 5): [(2, 7)], (7, 8): [(6, 8)]}),
+    # again 1 above and 2 below: row j reads j - 1 and j + 2
+    'same padding, dilation': (nn.Conv2d(3, 4, (2, 3), padding='same', dilation=(3, 1)),
+                               {(0, 1): [(0, 3)], (4, 5): [(3, 7)], (6, 8): [(5, 8)]}),
+    # no padding: row 5 is the last and reads 5..7
+    'valid padding': (nn.Conv2d(3, 4, 3, padding='valid', bias=False),
+                      {(0, 1): [(0, 3)], (5, 6): [(5, 8)]}),
+    # the rows between the strides are nobody's, and so is the last row, 7
+    'stride beyond the kernel': (nn.Conv2d(3, 4, 1, 2), {(1, 3): [(2, 5)], (0, 4): [(0, 7)]}),
+    # rows 0, 1, 10 and 11 are nothing but padding; they name one row to run on
+    'padding beyond the kernel': (nn.Conv2d(3, 4, 1, padding=2),
+                                  {(0, 2): [(0, 1)], (2, 4): [(0, 2)], (11, 12): [(7, 8)]}),
+}
+
+
+@pytest.fixture(scope='module')
+def convolutions():
+    return captured(Each({name: module for name, (module, _) in CONVOLUTIONS.items()}))
+
+
+@pytest.mark.parametrize('name', CONVOLUTIONS)
+def test_convolution(convolutions, name):
+    expect(convolutions.output(name), CONVOLUTIONS[name][1])
+
+
+def test_convolution_after_padding_below_only():
+    # The pad's row 8 is zeros. The convolution's row 3 reads rows 6..8 of it.
+    net = captured(lambda x: F.pad(x, (0, 1, 0, 1)), nn.Conv2d(3, 4, 3, 2))
+    expect(net.case('conv2d.default'), {(0, 1): [(0, 3)], (3, 4): [(6, 9)]})
+    expect(net.case('pad.default'), {(6, 9): [(6, 8)]})
+
+
+def test_convolution_with_the_rows_along_the_width():
+    # The kernel is 5 wide with padding 2: column 0 reads -2..2, column 3 reads 1..5.
+    net = captured(lambda x: x.mT, nn.Conv2d(3, 4, (3, 5), padding=(1, 2)))
+    case = expect(net.case('conv2d.default'), {(0, 1): [(0, 3)], (3, 4): [(1, 6)]})
+    assert case.rule.axis == 3
+
+
+def test_convolution_of_rows_that_are_channels_or_of_a_computed_kernel_is_global():
+    net = captured(lambda x: x.transpose(1, 2), nn.Conv2d(8, 4, 3))
+    expect(net.case('conv2d.default'), {(0, 1): [(0, 8)]}, GLOBAL)
+    net = captured(lambda x: F.conv2d(x, x[:, :, :3, :3]))
+    expect(net.case('conv2d.default'), {(0, 1): [[(0, 8)], [(0, 3)]]}, GLOBAL)
+
+
+def test_convolution_in_one_dimension():
+    # Row 1 reads 2..4. Rows that are the batch go one by one.
+    net = captured(lambda x: x[..., 0], nn.Conv1d(3, 4, 3, 2))
+    expect(net.case('conv1d.default'), {(1, 2): [(2, 5)]})
+    net = captured(lambda x: x[0].transpose(0, 1), nn.Conv1d(3, 4, 3, padding='same'))
+    expect(net.case('conv1d.padding'), {(2, 5): [(2, 5)]})
+
+
+def test_convolution_in_three_dimensions():
+    # The rows are the second of three: row 3 reads 2..4.
+    net = captured(lambda x: x.unsqueeze(2), nn.Conv3d(3, 4, (1, 3, 3), padding=(0, 1, 1)))
+    case = expect(net.case('conv3d.default'), {(0, 1): [(0, 2)], (3, 5): [(2, 6)]})
+    assert case.rule.axis == 3
+
+
+# Input row i adds to output rows i*stride - padding + dilation*t, t = 0 .. kernel - 1.
+TRANSPOSED = {
+    # output row j comes from row j // 2
+    'twice the rows': (nn.ConvTranspose2d(3, 4, 2, 2), {(3, 5): [(1, 3)], (15, 16): [(7, 8)]}),
+    # row 1 from rows 0 (1 = 0 - 1 + 2) and 1 (1 = 2 - 1 + 0); row 14 from 7 (14 = 14 - 1 + 1)
+    'padding': (nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1),
+                {(0, 1): [(0, 1)], (1, 2): [(0, 2)], (3, 6): [(1, 4)], (14, 16): [(7, 8)]}),
+    # rows 6 and 7 lie in the gap behind row 1, 30 and 31 are output padding: the bias alone,
+    # for which one row is named
+    'stride beyond the kernel':
+        (nn.ConvTranspose2d(3, 4, 2, 4, output_padding=2),
+         {(4, 6): [(1, 2)], (6, 8): [(1, 2)], (5, 9): [(1, 3)], (30, 32): [(7, 8)]}),
+    # row j from rows j - 3 and j
+    'dilation': (nn.ConvTranspose2d(3, 4, 2, dilation=3),
+                 {(0, 1): [(0, 1)], (5, 6): [(2, 6)], (10, 11): [(7, 8)]}),
+    # row j from (j + 1) // 3, or from none
+    'groups': (nn.ConvTranspose2d(3, 6, (2, 3), (3, 1), (1, 0), groups=3, bias=False),
+               {(0, 1): [(0, 1)], (2, 3): [(1, 2)], (2, 6): [(1, 3)]}),
+}
+
+
+@pytest.fixture(scope='module')
+def transposed():
+    return captured(Each({name: module for name, (module, _) in TRANSPOSED.items()}))
+
+
+@pytest.mark.parametrize('name', TRANSPOSED)
+def test_transposed_convolution(transposed, name):
+    expect(transposed.output(name), TRANSPOSED[name][1])
+
+
+def test_transposed_convolution_in_one_and_three_dimensions():
+    net = captured(lambda x: x[..., 0], nn.ConvTranspose1d(3, 4, 2, 2))
+    expect(net.case('conv_transpose1d.default'), {(3, 5): [(1, 3)]})
+    net = captured(lambda x: x.unsqueeze(2), nn.ConvTranspose3d(3, 4, 2, 2))
+    expect(net.case('conv_transpose3d.input'), {(3, 5): [(1, 3)]})
+
+
+def test_transposed_convolution_of_rows_that_are_channels_is_global():
+    net = captured(lambda x: x.transpose(1, 2), nn.ConvTranspose2d(8, 4, 2))
+    expect(net.case('conv_transpose2d.input'), {(0, 1): [(0, 8)]}, GLOBAL)
+
+
+def test_a_decoder_after_a_whole_value_has_rows_again():
+    # Each of its rows needs the whole [1, 2, 2, 2]; what follows goes by rows: 1 reads 0..2.
+    net = captured(nn.Flatten(), nn.Linear(144, 8), nn.Unflatten(1, (2, 2, 2)),
+                   nn.ConvTranspose2d(2, 3, 2, 2), nn.Conv2d(3, 2, 3, padding=1))
+    assert net.layout.axes[-5:] == [None, None, None, 2, 2]
+    expect(net.case('conv_transpose2d.input'), {(0, 1): [(0, 1)], (1, 4): [(0, 1)]}, PARTIAL)
+    expect(net.case('conv2d.default'), {(1, 2): [(0, 3)]})
