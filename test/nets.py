@@ -157,7 +157,8 @@ def whole(graph: Graph, image: torch.Tensor) -> dict[str, torch.Tensor]:
         return graph.constants[leaf.name] if isinstance(leaf, Const) else leaf
     with torch.inference_mode():
         for op in graph.ops:
-            made = overload(op.target)(*substitute(op.args, tensor), **substitute(op.kwargs, tensor))
+            args, kwargs = substitute((op.args, op.kwargs), tensor)
+            made = overload(op.target)(*args, **kwargs)
             values.append(made if op.item is None else made[op.item])
     assert all(isinstance(leaf, torch.Tensor) for leaf in leaves(values))
     return {name: values[value] for name, value in graph.outputs.items()}

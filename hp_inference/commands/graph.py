@@ -25,7 +25,7 @@ def run(args) -> Outcome:
              f'{data["ops"]} operators: {data[LOCAL]} local (row-wise), {data[PARTIAL]} partial '
              f'(some inputs whole), {data[GLOBAL]} global (no row axis)']
     for name, count in layout.unsupported.items():
-        lines.append(f'unsupported: {name}, {count} times: it is computed whole, on one side')
+        lines.append(f'not in the table: {name} ({count}): computed whole, on one side')
     return Outcome(data, '\n'.join(lines))
 
 

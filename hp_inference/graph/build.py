@@ -18,6 +18,7 @@ class Builder:
         self.values = [image]
         self.ops: list[Op] = []
         self.constants = dict(constants)
+        self.recipes: dict[str, tuple] = {}
 
     def add(self, target: str, args, kwargs=None, *, name: str, shape, dtype: str,
             item: int | None = None) -> Ref:
@@ -27,13 +28,15 @@ class Builder:
         self.ops.append(Op(target, tuple(args), dict(kwargs or {}), value.id, item))
         return Ref(value.id)
 
-    def constant(self, name: str, tensor: torch.Tensor) -> Const:
-        """Add a constant under a name of its own."""
+    def constant(self, name: str, tensor: torch.Tensor, recipe: tuple = ()) -> Const:
+        """Add a constant under a name of its own; ``recipe`` says of which others it was made."""
         unique, number = name, 0
         while unique in self.constants:
             number += 1
             unique = f'{name}_{number}'
         self.constants[unique] = tensor.detach()
+        if recipe:
+            self.recipes[unique] = recipe
         return Const(unique)
 
     def finish(self, outputs: dict[str, Ref], digest: str = '') -> Graph:

@@ -11,7 +11,16 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hp_inference.graph.build import Builder
-from hp_inference.graph.ir import Const, Graph, leaves, Ref, substitute, Value, weights_digest
+from hp_inference.graph.ir import (
+    Const,
+    encode,
+    Graph,
+    leaves,
+    Ref,
+    substitute,
+    Value,
+    weights_digest,
+)
 from hp_inference.graph.passes import fold_batch_norm, split_reductions
 from hp_inference.graph.quiet import quiet
 from hp_inference.graph.table import overload
@@ -171,8 +180,22 @@ def _read(program: torch.export.ExportedProgram, name: str, shape: Sequence[int]
         elif node.op == 'output':
             outputs = _named_outputs(program, node, stands, name)
     graph = builder.finish(outputs)
-    graph.digest = weights_digest(graph.to_json(), graph.constants)
+    graph.digest = _digest(graph, builder)
     return graph
+
+
+def _digest(graph: Graph, builder: Builder) -> str:
+    """Return the digest of a graph; for a folded constant stand what it is made of, and how."""
+    folded, weights, names = {}, {}, list(graph.constants)
+    for name in names:  # grows
+        if name in builder.recipes:
+            recipe = builder.recipes[name]
+            folded[name] = encode(recipe)
+            names += [leaf.name for leaf in leaves(recipe)
+                      if isinstance(leaf, Const) and leaf.name not in names]
+        else:
+            weights[name] = builder.constants[name]
+    return weights_digest({**graph.to_json(), 'folded': folded}, weights)
 
 
 def _laid_out(tensor: torch.Tensor) -> torch.Tensor:
@@ -207,13 +230,17 @@ def _operator(node, stands: dict, builder: Builder):
     if not any(isinstance(leaf, Ref) for leaf in leaves((args, kwargs))):
         if isinstance(node.meta['val'], (tuple, list)):
             return _call_constant(target, args, kwargs, builder)
-        return builder.constant(node.name, _call_constant(target, args, kwargs, builder))
+        return builder.constant(node.name, _call_constant(target, args, kwargs, builder),
+                                (target, args, kwargs))
     meta = node.meta['val']
     if isinstance(meta, (tuple, list)):
         return node  # its getitems will ask
     if not isinstance(meta, torch.Tensor):
         raise CaptureError(f'operator {target} returns a {type(meta).__name__} that depends on '
                            'the image; only tensors of fixed shape can be split')
+    if not all(isinstance(size, int) for size in meta.shape):
+        raise CaptureError(f'the size of what {target} ({_name(node)}) makes depends on the image; '
+                           'only tensors of fixed shape can be split')
     return builder.add(target, args, kwargs, name=_name(node), shape=meta.shape,
                        dtype=_dtype(meta))
 
@@ -238,10 +265,10 @@ def _picked(node, stands: dict, builder: Builder):
     """Return one tensor of an operator that yields several."""
     source, item = node.args
     made = stands[source]
-    if isinstance(made, (tuple, list)):  # of constants
-        return builder.constant(node.name, made[item])
     target, meta = str(source.target), node.meta['val']
     args, kwargs = _translated(source.args, stands), _translated(source.kwargs, stands)
+    if isinstance(made, (tuple, list)):  # of constants
+        return builder.constant(node.name, made[item], (target, args, kwargs, item))
     shown = {'name': _name(source), 'shape': meta.shape, 'dtype': _dtype(meta)}
     if target in PIECES or target == 'aten.unbind.int':
         place = 1 if target == 'aten.unbind.int' else 2

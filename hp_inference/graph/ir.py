@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -145,8 +145,7 @@ def encode(item):
             # JSON has no infinities; their names keep the text canonical.
             return part if part - part == 0 else repr(part)
         return str(part)
-    encoded = substitute(item, leaf)
-    return encoded
+    return substitute(item, leaf)
 
 
 def canonical(data) -> bytes:

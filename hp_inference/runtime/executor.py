@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+import time
 from typing import Protocol
 
 import torch
@@ -60,6 +60,23 @@ class Trace:
 Action = Callable[[list, FrameIO], None]
 
 
+class _Zeros:
+    """A link that brings zeros and takes anything."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+
+    def send(self, step: Send, rows: torch.Tensor) -> None:
+        """Forget the rows."""
+
+    def receive(self, step: Receive) -> torch.Tensor:
+        """Return zeros of the right shape and memory order."""
+        shape = self.layout.slice_shape(step.value, step.begin, step.end)
+        zeros = torch.zeros(shape, dtype=getattr(
+            torch, self.layout.graph.values[step.value].dtype))
+        return zeros.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else zeros
+
+
 class Executor:
     """
     One side's Program on one device, prepared once and run for any number of frames.
@@ -95,6 +112,12 @@ class Executor:
             else:
                 self._run_traced(store, io, trace)
             return {name: store[value] for name, value in self.outputs.items()}
+
+    def warm_up(self) -> None:
+        """Run once on zeros, so that weights are packed and kernels chosen before a frame waits."""
+        image = self.layout.graph.input
+        self.run(_Zeros(self.layout), torch.zeros(image.shape, dtype=torch.uint8).contiguous(
+            memory_format=torch.channels_last))
 
     def _run_traced(self, store: list, io: FrameIO, trace: Trace) -> None:
         trace.peak_bytes = max(trace.peak_bytes, self.peak_bytes)

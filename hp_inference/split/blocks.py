@@ -120,7 +120,7 @@ def _as_enabled(layout: Layout, value: int, earliest: list, available, side: int
 
 
 def _enabled_until(layout: Layout, value: int, begin: int, end: int, there) -> int:
-    """Return the largest e in [begin, end] such that rows [begin, e) can be computed (bisection)."""
+    """Return the largest e in [begin, end] such that rows [begin, e) can be computed."""
     low, high = begin, end
     while low < high:
         middle = (low + high + 1) // 2

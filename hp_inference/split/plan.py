@@ -8,16 +8,26 @@ needs and does not compute are the rows that travel.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
+import random
+import re
+import reprlib
 
 from hp_inference.graph.layout import Layout
 
 BLOCK_COUNTS = (1, 2, 4, 8)
 EXACT_CODECS = ('none', 'zstd')
 DEFAULT_CODEC = 'zstd'
+NAME_LENGTH = 100  # a plan's name travels with every result
+# As to_json writes them, so that no two keys mean one value.
+VALUE_NUMBER = re.compile(r'0|[1-9][0-9]{0,8}')
+
+
+_brief = reprlib.Repr()
+_brief.maxstring = 80
+shown = _brief.repr  # for what came in from outside, however long it is
 
 
 class PlanError(ValueError):
@@ -63,7 +73,8 @@ class Plan:
         unknown = set(data) - {'name', 'robot', 'server', 'blocks', 'codecs', 'codec'}
         missing = {'name', 'robot', 'server'} - set(data)
         if unknown or missing:
-            raise PlanError(f'plan keys: missing {sorted(missing)}, unknown {sorted(unknown)}')
+            raise PlanError(f'plan keys: missing {sorted(missing)}, '
+                            f'unknown {shown(sorted(unknown))}')
         plan = cls(_typed(data['name'], str, 'name'),
                    tuple(_list_of_ints(data['robot'], 'robot')),
                    tuple(_list_of_ints(data['server'], 'server')),
@@ -79,6 +90,9 @@ class Plan:
 
         That every needed row is computed by some side is found when the plan is compiled.
         """
+        if not 0 < len(self.name) <= NAME_LENGTH:
+            raise PlanError(f'plan {shown(self.name)}: its name has {len(self.name)} '
+                            f'characters, expected 1 to {NAME_LENGTH}')
         count = len(layout.rows)
         for side, numbers in (('robot', self.robot), ('server', self.server)):
             if len(numbers) != count:
@@ -86,24 +100,27 @@ class Plan:
                                 f'{side} shares, this graph has {count} values')
             for value, (number, rows) in enumerate(zip(numbers, layout.rows)):
                 if not 0 <= number <= rows:
-                    raise PlanError(f'plan {self.name!r}: {side} share {number} of value {value} '
-                                    f'is outside 0..{rows}, its number of rows')
+                    raise PlanError(f'plan {self.name!r}: {side} share {shown(number)} of '
+                                    f'value {value} is outside 0..{rows}, its number of rows')
         if self.robot[0] != layout.rows[0] or self.server[0] != layout.rows[0]:
             raise PlanError(f'plan {self.name!r}: the image is on the robot, so value 0 has both '
                             f'shares {layout.rows[0]}, got {self.robot[0]} and {self.server[0]}')
         for value, blocks in self.blocks.items():
             if not 0 <= value < count or blocks not in BLOCK_COUNTS:
-                raise PlanError(f'plan {self.name!r}: {blocks} blocks for value {value}; expected '
-                                f'one of {BLOCK_COUNTS} for a value below {count}')
+                raise PlanError(f'plan {self.name!r}: {shown(blocks)} blocks for value '
+                                f'{value}; expected one of {BLOCK_COUNTS} for a value below '
+                                f'{count}')
         for value, codec in (*self.codecs.items(), (0, self.codec)):
             if not 0 <= value < count or codec not in EXACT_CODECS:
-                raise PlanError(f'plan {self.name!r}: codec {codec!r} for value {value}; expected '
-                                f'one of {EXACT_CODECS} for a value below {count}')
+                raise PlanError(f'plan {self.name!r}: codec {shown(codec)} for value '
+                                f'{value}; expected one of {EXACT_CODECS} for a value below '
+                                f'{count}')
 
 
 def _typed(item: object, kind: type, name: str):
     if not isinstance(item, kind) or isinstance(item, bool):
-        raise PlanError(f'plan key {name!r} holds {item!r}, expected {kind.__name__}')
+        raise PlanError(f'plan key {name!r} holds {shown(item)}, '
+                        f'expected {kind.__name__}')
     return item
 
 
@@ -113,8 +130,9 @@ def _list_of_ints(item: object, name: str) -> list[int]:
 
 def _by_value(item: object, name: str, kind: type) -> dict:
     table = _typed(item, dict, name)
-    if not all(isinstance(key, str) and key.isdecimal() for key in table):
-        raise PlanError(f'plan key {name!r} is keyed by value numbers, got {sorted(table)[:3]}')
+    wrong = [key for key in table if not VALUE_NUMBER.fullmatch(key)]
+    if wrong:
+        raise PlanError(f'plan key {name!r} is keyed by value numbers, got {shown(wrong)}')
     return {int(key): _typed(entry, kind, name) for key, entry in table.items()}
 
 
@@ -137,8 +155,9 @@ def full_offload(layout: Layout, **more) -> Plan:
 def uniform(layout: Layout, share: float, **more) -> Plan:
     """Return the plan whose robot computes ``share`` of the rows of every value, halves down."""
     if not 0 <= share <= 1:
-        raise PlanError(f'uniform:{share}: the robot\'s share is a number from 0 to 1')
-    return _everywhere(f'uniform:{share:g}', layout,
+        raise PlanError(f"uniform:{share}: the robot's share is a number from 0 to 1")
+    text = f'{share:g}'  # 0.5, and 1 for 1.0, but two shares never have one name
+    return _everywhere(f'uniform:{text if float(text) == share else share}', layout,
                        lambda v, rows: max(0, ceil(share * rows - 0.5)), **more)
 
 

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+import hashlib
+import json
 
 from hp_inference.graph.ir import canonical
 from hp_inference.graph.layout import Layout
-from hp_inference.split.plan import Plan, PlanError
+from hp_inference.split.plan import Plan, PlanError, shown
 from hp_inference.split.program import compile_plan, Program
 
 FORMAT = 1
@@ -36,7 +36,9 @@ class PlanTable:
         if not 0 < len(self.plans) <= MAX_PLANS:
             raise PlanError(f'a table holds 1 to {MAX_PLANS} plans, got {len(self.plans)}')
         self.programs = [compile_plan(self.layout, plan) for plan in self.plans]
-        self.digest = hashlib.sha256(canonical(self.to_json())).digest()
+        # Not of the model's name, which may be another path on the other side.
+        named = {key: item for key, item in self.to_json().items() if key != 'model'}
+        self.digest = hashlib.sha256(canonical(named)).digest()
 
     def index(self, name: str) -> int | None:
         """Return the index of the plan of this name, None when there is none."""
@@ -71,9 +73,9 @@ class PlanTable:
             raise PlanError(f'a plan table is a JSON object, got {type(data).__name__}')
         if 'plans' not in data:
             return cls(layout, [Plan.from_json(data, layout)])
-        if data.get('format') != FORMAT:
-            raise PlanError(f'the plan table has format {data.get("format")!r}, this version '
-                            f'reads {FORMAT}: run the same version on both sides')
+        if type(data.get('format')) is not int or data['format'] != FORMAT:
+            raise PlanError(f'the plan table has format {shown(data.get("format"))}, this '
+                            f'version reads {FORMAT}: run the same version on both sides')
         check_same(data, layout)
         plans = data['plans']
         if not isinstance(plans, list) or len(plans) > MAX_PLANS:
@@ -93,7 +95,8 @@ def check_same(data: dict, layout: Layout) -> None:
     theirs = data.get('model_digest')
     if theirs != graph.digest:
         raise PlanError(
-            f'the plan table is for model {data.get("model")!r} with digest {str(theirs)[:12]}, '
+            f'the plan table is for model {shown(data.get("model"))} with digest '
+            f'{str(theirs)[:12]}, '
             f'this side has {graph.model!r} with digest {graph.digest[:12]}: other weights, '
             'another input size or another torch version; give both sides the same weights, or '
             'the same .pt2 file')

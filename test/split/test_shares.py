@@ -90,7 +90,7 @@ def test_rows_that_nothing_needs_belong_to_nobody():
     net = Net(8)
     layout = net.layout(net.conv(net.x, kernel=1, stride=2, padding=0))
     assert listed(layout, uniform(layout, 0.5)) == [
-        '[0,3) [4,7) | [0,7) [) | [) [4,7)',
+        '[0,3) [4,7) | [0,3)+[4,7) [) | [) [4,7)',
         '[0,3) [4,7) | [0,3) [4,7) | [) [)',
         '[0,4) [) | [0,2) [2,4) | [2,4) [)']
 
@@ -182,10 +182,10 @@ def test_a_gap_is_refused_with_its_rows():
 def test_a_gap_where_nothing_is_needed_is_none():
     net = Net(8)
     layout = net.layout(net.conv(net.x, kernel=1, stride=2, padding=0))
-    plan = Plan('row 3 is nobody\'s', robot=(8, 3, 2), server=(8, 4, 2))
+    plan = Plan('row 3 is missing', robot=(8, 3, 2), server=(8, 4, 2))
     assert listed(layout, plan)[1] == '[0,3) [4,7) | [0,3) [4,7) | [) [)'
     with pytest.raises(PlanError, match=r'rows \[2,3\) of value 1'):
-        shares(layout, Plan('row 2 is not', robot=(8, 2, 2), server=(8, 4, 2)))
+        shares(layout, Plan('row 2 too', robot=(8, 2, 2), server=(8, 4, 2)))
 
 
 @pytest.mark.parametrize('seed', range(60))

@@ -21,9 +21,9 @@ def reduced_dims(op: OpView) -> list[int]:
 @register(*SEPARABLE, 'var.correction', 'std.correction', 'var.dim', 'std.dim', 'prod.dim_int',
           'logsumexp.default', 'argmax.default', 'argmin.default', 'any.dim', 'any.dims',
           'all.dim', 'all.dims', 'max.dim', 'min.dim', 'linalg_vector_norm.default',
-          'norm.ScalarOpt_dim', 'topk.default', 'sort.default', 'count_nonzero.dim_IntList',
-          'median.dim', 'kthvalue.default', 'aminmax.default', 'var_mean.dim', 'var_mean.correction',
-          'std_mean.dim', 'std_mean.correction')
+          'norm.ScalarOpt_dim', 'topk.default', 'sort.default', 'median.dim', 'kthvalue.default',
+          'count_nonzero.default', 'count_nonzero.dim_IntList', 'aminmax.default',
+          'var_mean.dim', 'var_mean.correction', 'std_mean.dim', 'std_mean.correction')
 def reduction(op: OpView) -> Rule | None:
     """Leave the row axis alone, shifted where reduced dimensions before it go."""
     axis = op.first.axis if op.first else None

@@ -85,7 +85,7 @@ def flip(op: OpView) -> Rule | None:
 
 @register('index.Tensor')
 def index(op: OpView) -> Rule | None:
-    """Picking rows by one constant list is by rows; so is picking along another dimension."""
+    """Go by rows along one constant list of rows, or along a list in another dimension."""
     picks = [(dim, item) for dim, item in enumerate(op.arg('indices')) if item is not None]
     if op.first is None or op.first.axis is None or len(picks) != 1 or len(op.inputs) != 1:
         return None
@@ -260,8 +260,6 @@ def pixel_unshuffle(op: OpView) -> Rule | None:
           'adaptive_max_pool1d.default', 'adaptive_max_pool2d.default')
 def adaptive_pool(op: OpView) -> Rule | None:
     """Output row i pools input rows floor(i*H/n) to ceil((i+1)*H/n); n = 1 is left whole."""
-    if op.first is None:
-        return None
     places = int(op.op.target.split('pool')[1][0])
     if op.op.item not in (None, 0):
         return None  # indices count from the top of the whole value

@@ -10,6 +10,7 @@ from math import prod
 import torch
 import torch.nn.functional as F
 
+from hp_inference.graph.kernels import ConvolutionKernel
 from hp_inference.graph.rows import Rows
 from hp_inference.graph.table import along, Block, OpView, register, Rule
 
@@ -122,8 +123,7 @@ def convolution(op: OpView) -> Rule | None:
         padding = [(p, p) for p in spatial(op, 'padding', places)]
     window = Window(kernel[place], stride[place], *padding[place], dilation[place],
                     op.first.shape[axis])
-    function = (F.conv1d, F.conv2d, F.conv3d)[places - 1]
-    bias, groups = op.constant('bias'), op.arg('groups')
+    packer = ConvolutionKernel(weight, op.constant('bias'), stride, dilation, op.arg('groups'))
     sides = [p for p, _ in padding]
     # An uneven "same" padding across the other dimensions is left to explicit padding.
     lopsided = [i for i, (p, q) in enumerate(padding) if p != q and i != place]
@@ -141,6 +141,7 @@ def convolution(op: OpView) -> Rule | None:
                 own = None
         pads = list(sides)
         pads[place], skip = own or (0, 0)
+        compute = packer.for_slices()
 
         def run(x):
             x = take(x)
@@ -148,8 +149,10 @@ def convolution(op: OpView) -> Rule | None:
                 x = padded(x, axis, above, below, 0.0)
             for i in lopsided:
                 x = padded(x, 2 + i, 0, padding[i][1] - padding[i][0], 0.0)
-            y = function(x, weight, bias, stride, pads, dilation, groups)
+            y = compute(x, pads)
             return y if y.shape[axis] == b - a else y.narrow(axis, skip, b - a)
+        if own is not None and above == below and not lopsided and op.first.axis is not None:
+            return Block((need,), lambda x: compute(x, pads))
         return Block((need,), run)
 
     return Rule(axis, block)
@@ -198,12 +201,10 @@ def transposed_convolution(op: OpView) -> Rule | None:
 
 def _pool_window(op: OpView, places: int):
     """Return (axis, place, kernel, stride, padding, dilation, Window), None when not by rows."""
-    if op.first is None:
-        return None
     place = row_place(op, places)
-    axis = None if place is None else len(op.first.shape) - places + place
-    if place is None or axis < 0:
+    if place is None:
         return None
+    axis = len(op.first.shape) - places + place
     kernel = spatial(op, 'kernel_size', places)
     stride = spatial(op, 'stride', places) if op.arg('stride') else kernel
     padding = spatial(op, 'padding', places)
@@ -215,7 +216,7 @@ def _pool_window(op: OpView, places: int):
 
 def _channels_by_rows(op: OpView, places: int) -> int | None:
     """Return the row axis when it is the batch or channels, which a pool leaves alone."""
-    axis = op.first.axis if op.first else None
+    axis = op.first.axis
     return axis if axis is not None and axis < len(op.first.shape) - places else None
 
 

@@ -15,14 +15,14 @@ from hp_inference.graph.rows import Rows
 from hp_inference.graph.table import LOCAL, OpView, Rule, TABLE, whole_rule
 
 # These do no arithmetic that depends on which rows stand beside a row: not one bit may differ.
-BITWISE = tuple(f'aten.{name}.' for name in '''
+BITWISE = tuple(f'aten.{name}.' for name in """
     abs add alias bitwise_not bitwise_and cat channel_shuffle clamp clamp_min clamp_max
     constant_pad_nd eq expand flip ge gt hardtanh index index_select le leaky_relu lt masked_fill
     max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d maximum minimum mul ne
     neg pad permute pixel_shuffle pixel_unshuffle prelu relu repeat repeat_interleave reshape roll
     rsub select slice squeeze stack sub t threshold tile topk transpose unsqueeze where _to_copy
     amax amin argmax argmin sort upsample_nearest2d _upsample_nearest_exact2d
-'''.split())
+""".split())
 # Only these have output rows that no input row goes into: the others have a tensor to run on.
 MAY_NEED_NOTHING = ('aten.cat.default', 'aten.pad.default', 'aten.constant_pad_nd.default',
                     'aten.type_as.default')
@@ -94,21 +94,13 @@ class Net:
         return self.cases[self.graph.outputs[name] - 1]
 
 
-class _Tiny(torch.nn.Module):
-    """A chain of modules and functions in float64."""
+class Chain(torch.nn.Module):
+    """Modules and functions one after the other."""
 
-    def __init__(self, steps):
+    def __init__(self, *steps):
         super().__init__()
         self.steps = steps
         self.parts = torch.nn.ModuleList(s for s in steps if isinstance(s, torch.nn.Module))
-        self.unit = torch.nn.Parameter(torch.ones(()))
-        self.double()
-        generator = torch.Generator().manual_seed(0)
-        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
-            if tensor.is_floating_point():
-                tensor.data.normal_(generator=generator)
-            if name.endswith('running_var'):
-                tensor.abs_().add_(0.5)
 
     def forward(self, x):
         for step in self.steps:
@@ -116,8 +108,8 @@ class _Tiny(torch.nn.Module):
         return x
 
 
-class Each(torch.nn.Module):
-    """Modules and functions of the same input, by name: one capture for many tiny nets."""
+class _Each(torch.nn.Module):
+    """Modules and functions of the same input, by name."""
 
     def __init__(self, branches: dict):
         super().__init__()
@@ -130,9 +122,23 @@ class Each(torch.nn.Module):
 
 
 def captured(*steps, shape=(1, 3, 8, 6), fold: bool = True) -> Net:
-    """Return a tiny net through the real path: normalisation, torch.export, the passes."""
-    model = as_image_model(_Tiny(steps), shape)
+    """Return a chain in float64 through the real path: normalisation, torch.export, passes."""
+    module = Chain(*steps)
+    module.register_parameter('unit', torch.nn.Parameter(torch.ones(())))  # it sets the dtype
+    module.double()
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data.normal_(generator=generator)
+        if name.endswith('running_var'):
+            tensor.abs_().add_(0.5)
+    model = as_image_model(module, shape)
     return Net(model, capture(model, shape, 'tiny', fold))
+
+
+def tiny_nets(entries: dict, **settings) -> Net:
+    """Return one capture of many tiny nets {name: (module or function, what expect takes ...)}."""
+    return captured(_Each({name: entry[0] for name, entry in entries.items()}), **settings)
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ def _value(number: int, tensor: torch.Tensor) -> Value:
 
 def expect(case: Case, wanted: dict, kind: str = LOCAL) -> Case:
     """
-    Check the kind, the needs and the blocks of one operator; return it.
+    Check the kind, the needs and the blocks of one operator, wherever its rows lie; return it.
 
     wanted: {(begin, end): intervals}, a list of intervals per tensor where there are several.
     """
@@ -184,7 +190,22 @@ def expect(case: Case, wanted: dict, kind: str = LOCAL) -> Case:
         several = len(case.inputs) > 1
         assert case.needs(*span) == (intervals if several else [intervals]), f'rows {span}'
     check_blocks(case)
+    for axis in (None, *range(max(tensor.dim() for tensor in case.inputs))):
+        moved = _with_rows_along(case, axis)
+        few = {(0, 1), (moved.rows // 3, 2 * moved.rows // 3 + 1), (0, moved.rows)}
+        check_blocks(moved, few)
     return case
+
+
+def _with_rows_along(case: Case, axis: int | None) -> Case:
+    """Return the same operator with the rows of its inputs along another dimension, or none."""
+    op = case.view.op
+    axes = {ref: None if axis is None or axis >= tensor.dim() else axis
+            for ref, tensor in zip(op.refs, case.inputs)}
+    view = OpView(op, case.view.graph, axes)
+    handler = TABLE.get(op.target)
+    rule = (handler(view) if handler else None) or whole_rule(view)
+    return Case(view, rule, case.inputs, case.whole, rule.kind)
 
 
 def spans(rows: int) -> list[tuple[int, int]]:
@@ -236,7 +257,7 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 def _check_grows(known, a: int, b: int, needs) -> None:
-    """A longer interval needs at least what the intervals within it need."""
+    """Check that a longer interval needs at least what the intervals within it need."""
     for (c, d), less in known.items():
         if a <= c and d <= b:
             assert all(x <= y for x, y in zip(less, needs)), f'[{c},{d}) needs more than [{a},{b})'

@@ -3,7 +3,8 @@
 
 from math import prod
 
-from hypothesis import assume, given, strategies as st
+from hypothesis import assume, given
+from hypothesis import strategies as st
 import pytest
 from rule_oracle import applied, check_blocks, check_tight, drawn, Given, random
 import torch

@@ -2,7 +2,7 @@
 """Pools, their rows worked out by hand; images of 8 rows."""
 
 import pytest
-from rule_oracle import applied, captured, check_blocks, Each, expect, Given, random
+from rule_oracle import applied, captured, Chain, check_blocks, expect, Given, random, tiny_nets
 import torch
 from torch import nn
 import torch.nn.functional as F
@@ -10,22 +10,100 @@ import torch.nn.functional as F
 from hp_inference.graph.table import GLOBAL, PARTIAL
 
 
-def test_max_pool():
-    # Row 0 reads -1..1, row 3 reads 5..7.
-    net = captured(nn.MaxPool2d(3, 2, 1))
-    expect(net.case('max_pool2d.default'), {(0, 1): [(0, 2)], (1, 3): [(1, 6)], (3, 4): [(5, 8)]})
+def column(x):
+    return x[..., 0]
 
 
-def test_max_pool_with_ceil_mode_reads_past_the_bottom():
-    # (8 - 3) / 2 rounded up makes 4 rows; row 3 reads 6..8 where the last is 7.
-    net = captured(nn.MaxPool2d(3, 2, ceil_mode=True))
-    expect(net.case('max_pool2d.default'), {(2, 3): [(4, 7)], (3, 4): [(6, 8)]})
+def rows_as_channels(x):
+    return x.transpose(1, 2)
 
 
-def test_max_pool_with_dilation():
-    # Row 1 reads 1, 3 and 5.
-    net = captured(nn.MaxPool2d((3, 2), 1, dilation=(2, 1)))
-    expect(net.case('max_pool2d.default'), {(1, 2): [(1, 6)], (0, 4): [(0, 8)]})
+# Row i of an adaptive pool to n rows takes input rows floor(i * 8 / n) to ceil((i + 1) * 8 / n).
+POOLS = {
+    # row 0 reads -1..1, row 3 reads 5..7
+    'max': (nn.MaxPool2d(3, 2, 1), {(0, 1): [(0, 2)], (1, 3): [(1, 6)], (3, 4): [(5, 8)]}),
+    # (8 - 3) / 2 rounded up makes 4 rows; row 3 reads 6..8 where the last is 7
+    'max, ceil mode': (nn.MaxPool2d(3, 2, ceil_mode=True), {(2, 3): [(4, 7)], (3, 4): [(6, 8)]}),
+    # row 1 reads 1, 3 and 5
+    'max, dilation': (nn.MaxPool2d((3, 2), 1, dilation=(2, 1)),
+                      {(1, 2): [(1, 6)], (0, 4): [(0, 8)]}),
+    'max, one dimension': (lambda x: F.max_pool1d(column(x), 3, 2, 1), {(1, 3): [(1, 6)]}),
+    'max, three dimensions': (Chain(lambda x: x.unsqueeze(2), nn.MaxPool3d((1, 2, 2))),
+                              {(1, 3): [(2, 6)]}),
+    'max, rows that are channels': (Chain(rows_as_channels, nn.MaxPool2d(2)), {(2, 5): [(2, 5)]}),
+    'max of a whole value': (Chain(lambda x: x.softmax(2), nn.MaxPool2d(2)),
+                             {(1, 2): [(0, 1)]}, PARTIAL),
+    # places are counted from the top of the whole image
+    'max, no batch': (Chain(lambda x: x[0], nn.MaxPool2d(2)), {(1, 3): [(2, 6)]}),
+    'max with places': (lambda x: F.max_pool2d(x, 2, return_indices=True)[1],
+                        {(0, 1): [(0, 8)]}, GLOBAL),
+    'average, padding counted': (nn.AvgPool2d(3, 2, 1), {(0, 1): [(0, 2)], (3, 4): [(5, 8)]}),
+    'average, padding not counted': (nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+                                     {(0, 1): [(0, 2)], (3, 4): [(5, 8)]}),
+    # (8 + 2 - 4) / 3 makes 3 rows exactly; row 2 reads 5..8, of which 8 is padding
+    'average, four rows by three': (nn.AvgPool2d(4, 3, 1), {(2, 3): [(5, 8)]}),
+    # (8 - 3) / 2 rounded up makes 4 rows; row 3 reads 6..8 and 8 is not even padding
+    'average, ceil mode': (nn.AvgPool2d(3, 2, ceil_mode=True), {(3, 4): [(6, 8)]}),
+    # (8 + 2 - 3) / 2 rounded up makes 5 rows; row 4 reads 7..9
+    'average, ceil mode and padding': (nn.AvgPool2d(3, 2, 1, True, True), {(3, 5): [(5, 8)]}),
+    'average, ceil mode, padding not counted': (nn.AvgPool2d(3, 2, 1, True, False),
+                                                {(3, 5): [(5, 8)]}),
+    'average, a divisor': (nn.AvgPool2d(3, 2, 1, True, False, 7),
+                           {(0, 1): [(0, 2)], (3, 5): [(5, 8)]}),
+    'average, one dimension': (lambda x: F.avg_pool1d(column(x), 2), {(1, 3): [(2, 6)]}),
+    'average, three dimensions': (Chain(lambda x: x.unsqueeze(2), nn.AvgPool3d((1, 2, 1))),
+                                  {(1, 3): [(2, 6)]}),
+    'average, rows that are channels': (Chain(rows_as_channels, nn.AvgPool2d(2)),
+                                        {(2, 5): [(2, 5)]}),
+    'average, no batch': (Chain(lambda x: x[0], nn.AvgPool2d(2)), {(1, 3): [(2, 6)]}),
+    'average of a whole value': (Chain(lambda x: x.softmax(2), nn.AvgPool2d(2)),
+                                 {(1, 2): [(0, 1)]}, PARTIAL),
+    # two rows each
+    'adaptive, dividing': (nn.AdaptiveAvgPool2d((4, 3)), {(1, 3): [(2, 6)], (3, 4): [(6, 8)]}),
+    # 0..2, 2..5 and 5..7
+    'adaptive, not dividing': (nn.AdaptiveAvgPool2d((3, 4)),
+                               {(0, 1): [(0, 3)], (1, 2): [(2, 6)], (1, 3): [(2, 8)]}),
+    # row 1: 0.67 .. 1.33, row 4: 2.67 .. 3.33, row 11: 7.33 .. 8
+    'adaptive, more rows': (nn.AdaptiveAvgPool2d((12, 5)),
+                            {(1, 2): [(0, 2)], (4, 5): [(2, 4)], (11, 12): [(7, 8)]}),
+    'adaptive max, dividing': (nn.AdaptiveMaxPool2d((4, 3)), {(1, 3): [(2, 6)]}),
+    'adaptive max, not dividing': (nn.AdaptiveMaxPool2d((3, 4)), {(1, 2): [(2, 6)]}),
+    'adaptive max, more rows': (nn.AdaptiveMaxPool2d((12, 5)), {(4, 5): [(2, 4)]}),
+    'adaptive max, places': (lambda x: F.adaptive_max_pool2d(x, 4, return_indices=True)[1],
+                             {(0, 1): [(0, 8)]}, GLOBAL),
+    'adaptive, no batch': (Chain(lambda x: x[0], nn.AdaptiveAvgPool2d(4)), {(1, 3): [(2, 6)]}),
+    'adaptive, square': (nn.AdaptiveAvgPool2d(4), {(1, 3): [(2, 6)]}),
+    'adaptive, same rows': (nn.AdaptiveAvgPool2d((None, 2)), {(1, 3): [(1, 3)]}),
+    'adaptive, one dimension': (Chain(column, nn.AdaptiveAvgPool1d(3)), {(1, 2): [(2, 6)]}),
+    'adaptive max, one dimension': (Chain(column, nn.AdaptiveMaxPool1d(3)), {(1, 2): [(2, 6)]}),
+    'adaptive, rows that are channels': (Chain(rows_as_channels, nn.AdaptiveAvgPool2d((1, 2))),
+                                         {(2, 5): [(2, 5)]}),
+    'adaptive to one row of several columns': (nn.AdaptiveAvgPool2d((1, 3)),
+                                               {(0, 1): [(0, 8)]}, GLOBAL),
+    # no inner dimension to take first
+    'adaptive to one row, one dimension': (Chain(column, nn.AdaptiveAvgPool1d(1)),
+                                           {(0, 1): [(0, 8)]}, GLOBAL),
+}
+
+
+@pytest.fixture(scope='module')
+def pools():
+    return tiny_nets(POOLS)
+
+
+@pytest.mark.parametrize('name', POOLS)
+def test_pool(pools, name):
+    expect(pools.output(name), *POOLS[name][1:])
+
+
+@pytest.mark.parametrize('module, name', [(nn.AdaptiveAvgPool2d(1), 'mean.dim'),
+                                          (nn.AdaptiveMaxPool2d(1), 'amax.default')])
+def test_adaptive_pool_to_one_element_is_a_reduction_in_two_steps(module, name):
+    net = captured(module)
+    assert net.ops() == [name, name]
+    case = expect(net.case(name), {(2, 5): [(2, 5)]})
+    assert case.whole.shape == (1, 3, 8, 1)
+    expect(net.case(name, 1), {(0, 1): [(0, 8)]}, GLOBAL)
 
 
 def test_padding_never_wins_a_max_pool():
@@ -33,33 +111,6 @@ def test_padding_never_wins_a_max_pool():
                    [1, 1])
     check_blocks(case)
     assert case.whole.max() < 0
-
-
-AVERAGES = {
-    # row 0 reads -1..1, row 3 reads 5..7
-    'padding counted': (nn.AvgPool2d(3, 2, 1), {(0, 1): [(0, 2)], (3, 4): [(5, 8)]}),
-    'padding not counted': (nn.AvgPool2d(3, 2, 1, count_include_pad=False),
-                            {(0, 1): [(0, 2)], (3, 4): [(5, 8)]}),
-    # (8 + 2 - 4) / 3 makes 3 rows exactly; row 2 reads 5..8, of which 8 is padding
-    'four rows by three': (nn.AvgPool2d(4, 3, 1), {(2, 3): [(5, 8)]}),
-    # (8 - 3) / 2 rounded up makes 4 rows; row 3 reads 6..8 and 8 is not even padding
-    'ceil mode': (nn.AvgPool2d(3, 2, ceil_mode=True), {(3, 4): [(6, 8)]}),
-    # (8 + 2 - 3) / 2 rounded up makes 5 rows; row 4 reads 7..9
-    'ceil mode and padding': (nn.AvgPool2d(3, 2, 1, True, True), {(3, 5): [(5, 8)]}),
-    'ceil mode, padding not counted': (nn.AvgPool2d(3, 2, 1, True, False),
-                                       {(3, 5): [(5, 8)]}),
-    'a divisor': (nn.AvgPool2d(3, 2, 1, True, False, 7), {(0, 1): [(0, 2)], (3, 5): [(5, 8)]}),
-}
-
-
-@pytest.fixture(scope='module')
-def averages():
-    return captured(Each({name: module for name, (module, _) in AVERAGES.items()}))
-
-
-@pytest.mark.parametrize('name', AVERAGES)
-def test_average_pool(averages, name):
-    expect(averages.output(name), AVERAGES[name][1])
 
 
 def test_what_an_average_pool_divides_by():
@@ -70,84 +121,3 @@ def test_what_an_average_pool_divides_by():
         block = applied('avg_pool2d.default', ones, *settings, counted).rule.block(0, 2)
         made = block.run(ones.tensor[:, :, :3])[0, 0, :, 0]
         assert made.tolist() == pytest.approx([first, 1], rel=1e-15)
-
-
-def test_pools_in_one_and_three_dimensions():
-    net = captured(lambda x: F.avg_pool1d(x[..., 0], 2))
-    expect(net.case('avg_pool1d.default'), {(1, 3): [(2, 6)]})
-    net = captured(lambda x: F.max_pool1d(x[..., 0], 3, 2, 1))
-    expect(net.case('max_pool1d.default'), {(1, 3): [(1, 6)]})
-    net = captured(lambda x: x.unsqueeze(2), nn.MaxPool3d((1, 2, 2)), nn.AvgPool3d((1, 2, 1)))
-    expect(net.case('max_pool3d.default'), {(1, 3): [(2, 6)]})
-    expect(net.case('avg_pool3d.default'), {(1, 2): [(2, 4)]})
-
-
-def test_pools_leave_rows_alone_that_are_channels():
-    net = captured(lambda x: x.transpose(1, 2), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d((1, 2)))
-    expect(net.case('max_pool2d.default'), {(2, 5): [(2, 5)]})
-    expect(net.case('adaptive_avg_pool2d.default'), {(2, 5): [(2, 5)]})
-    net = captured(lambda x: x.transpose(1, 2), nn.AvgPool2d(2))
-    expect(net.case('avg_pool2d.default'), {(2, 5): [(2, 5)]})
-
-
-def test_pools_of_a_whole_value_have_rows_again():
-    net = captured(lambda x: x.softmax(2), nn.MaxPool2d(2), nn.AvgPool2d(2))
-    expect(net.case('max_pool2d.default'), {(1, 2): [(0, 1)]}, PARTIAL)
-    expect(net.case('avg_pool2d.default'), {(1, 2): [(2, 4)]})
-
-
-def test_a_max_pool_that_also_gives_places_is_whole():
-    net = captured(lambda x: F.max_pool2d(x, 2, return_indices=True))
-    expect(net.case('max_pool2d_with_indices.default', 1), {(0, 1): [(0, 8)]}, GLOBAL)
-
-
-# Row i pools input rows floor(i * 8 / n) to ceil((i + 1) * 8 / n).
-ADAPTIVE = {
-    # two rows each
-    (4, 3): {(1, 3): [(2, 6)], (3, 4): [(6, 8)]},
-    # 0..2, 2..5 and 5..7
-    (3, 4): {(0, 1): [(0, 3)], (1, 2): [(2, 6)], (1, 3): [(2, 8)]},
-    # row 1: 0.67 .. 1.33, row 4: 2.67 .. 3.33, row 11: 7.33 .. 8
-    (12, 5): {(1, 2): [(0, 2)], (4, 5): [(2, 4)], (11, 12): [(7, 8)]},
-}
-
-
-@pytest.fixture(scope='module')
-def adaptive():
-    return captured(Each({f'{kind}{size}': pool(size) for size in ADAPTIVE for kind, pool in (
-        ('avg', nn.AdaptiveAvgPool2d), ('max', nn.AdaptiveMaxPool2d))}))
-
-
-@pytest.mark.parametrize('size', ADAPTIVE)
-def test_adaptive_pool(adaptive, size):
-    expect(adaptive.output(f'avg{size}'), ADAPTIVE[size])
-    expect(adaptive.output(f'max{size}'), ADAPTIVE[size])
-
-
-def test_adaptive_pool_in_one_dimension():
-    net = captured(lambda x: x[..., 0], nn.AdaptiveAvgPool1d(3))
-    expect(net.case('adaptive_avg_pool1d.default'), {(1, 2): [(2, 6)]})
-    net = captured(lambda x: x[..., 0], nn.AdaptiveMaxPool1d(3))
-    expect(net.case('adaptive_max_pool1d.default'), {(1, 2): [(2, 6)]})
-
-
-def test_adaptive_pool_to_one_element_is_a_reduction_in_two_steps():
-    for module, name in ((nn.AdaptiveAvgPool2d(1), 'mean.dim'),
-                         (nn.AdaptiveMaxPool2d(1), 'amax.default')):
-        net = captured(module)
-        assert net.ops() == [name, name]
-        case = expect(net.case(name), {(2, 5): [(2, 5)]})
-        assert case.whole.shape == (1, 3, 8, 1)
-        expect(net.case(name, 1), {(0, 1): [(0, 8)]}, GLOBAL)
-
-
-def test_adaptive_pool_to_one_row_of_several_columns_is_whole():
-    net = captured(nn.AdaptiveAvgPool2d((1, 3)))
-    expect(net.case('adaptive_avg_pool2d.default'), {(0, 1): [(0, 8)]}, GLOBAL)
-
-
-def test_adaptive_pool_to_one_element_of_one_dimension():
-    # One row of tokens: there is no inner dimension to take first.
-    net = captured(lambda x: x[..., 0], nn.AdaptiveAvgPool1d(1))
-    assert net.ops()[-1] == 'mean.dim'
-    expect(net.case('mean.dim'), {(0, 1): [(0, 8)]}, GLOBAL)
