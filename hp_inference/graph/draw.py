@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from math import floor, log
 
 import torch
@@ -65,6 +66,8 @@ def _settle_batch_norms(module: nn.Module, image: torch.Tensor) -> None:
     norms = [part for part in module.modules() if isinstance(part, BATCH_NORMS)]
     hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
     if hooks:
-        module.eval()(image)
+        # A part of a network may take something else than an image: then they stay as drawn.
+        with contextlib.suppress(Exception):
+            module.eval()(image)
     for hook in hooks:
         hook.remove()

@@ -186,11 +186,12 @@ def _load_weights(module: torch.nn.Module, weights: str, name: str) -> None:
     if not Path(weights).is_file():
         raise ModelError(f'there is no weights file {weights}')
     try:
-        state = torch.load(weights, map_location='cpu', weights_only=True)
+        with quiet():
+            state = torch.load(weights, map_location='cpu', weights_only=True)
     except Exception as error:  # broken files and refused contents raise many types
         # Of a long text about trust, only the line that says what was refused.
-        reason = str(error).partition('WeightsUnpickler error:')[2] or str(error)
-        reason = reason.partition('. Please use')[0]
+        reason = str(error).rpartition('trusted source.')[2]
+        reason = reason.rpartition('WeightsUnpickler error:')[2].partition('. Please use')[0]
         raise ModelError(f'{weights} does not load as plain weights, expected the file of '
                          f'torch.save(model.state_dict(), ...): {_first_line(reason)}') from error
     try:

@@ -83,18 +83,11 @@ def test_a_reduction_over_the_rows_alone_goes_in_groups_of_rows():
 
 
 def test_the_mean_of_tokens():
-    def tokens(net, x):
-        return net.op('permute.default', net.op('reshape.default', x, [1, 2, 30]), [0, 2, 1])
     net = Net(6, 5)
-    graph = net.graph(net.op('mean.dim', tokens(net, net.x), [1]))
-    # Of two channels by 30 elements no rows are left (the channels lie outside the rows).
-    assert Layout(graph).axes == [2, 2, None, None, None]
-    net = Net(6, 5)
-    rows = net.op('permute.default', net.x, [0, 2, 3, 1])
-    flat = net.op('reshape.default', rows, [1, 30, 2])
-    made = rewritten(split_reductions, net.graph(net.op('mean.dim', flat, [1])))
-    assert shapes(made) == [(1, 6, 5, 2), (1, 30, 2), (1, 5, 6, 2), (1, 5, 2), (1, 2)]
-    assert Layout(made).axes == [2, 2, 1, 1, 1, 1, None]
+    tokens = net.op('permute.default', net.op('reshape.default', net.x, [1, 2, 30]), [0, 2, 1])
+    made = rewritten(split_reductions, net.graph(net.op('mean.dim', tokens, [1])))
+    assert shapes(made) == [(1, 2, 30), (1, 30, 2), (1, 5, 6, 2), (1, 5, 2), (1, 2)]
+    assert Layout(made).axes == [2, 2, 2, 1, 1, 1, None]
 
 
 @pytest.mark.parametrize('target, args, kwargs', [
@@ -108,17 +101,23 @@ def test_other_reductions_stay_as_they_are(target, args, kwargs):
     assert names(reduced(target, *args, height=7, **kwargs)) == [target]
 
 
-@pytest.mark.parametrize('target, inner, size', [
-    ('adaptive_avg_pool2d.default', 'mean.dim', [1, 1]), ('adaptive_avg_pool2d.default', 'mean.dim',
-                                                          [1])])
-def test_a_pool_to_one_element_is_a_mean_in_two_steps(target, inner, size):
+def test_a_pool_to_one_element_is_a_mean_in_two_steps():
     net = Net(6, 5)
-    if size == [1]:
-        with pytest.raises(RuntimeError):
-            net.op(target, net.x, size)
-        return
-    made = rewritten(split_reductions, net.graph(net.op(target, net.x, size)))
-    assert names(made) == [inner, inner] and shapes(made) == [(1, 2, 6, 1), (1, 2, 1, 1)]
+    pool = net.op('adaptive_avg_pool2d.default', net.x, [1, 1])
+    made = rewritten(split_reductions, net.graph(pool))
+    assert names(made) == ['mean.dim', 'mean.dim']
+    assert shapes(made) == [(1, 2, 6, 1), (1, 2, 1, 1)]
+
+
+def test_a_pool_to_the_largest_element_is_one_too():
+    net = Net(6, 5)
+    pool = net.builder.add('aten.adaptive_max_pool2d.default', (net.x, [1, 1]), name='pool',
+                           shape=(1, 2, 1, 1), dtype='float64', item=0)
+    made = rewritten(split_reductions, net.graph(pool))
+    assert names(made) == ['amax.default', 'amax.default']
+    where = net.builder.add('aten.adaptive_max_pool2d.default', (net.x, [1, 1]), name='where',
+                            shape=(1, 2, 1, 1), dtype='int64', item=1)
+    assert names(rewritten(split_reductions, net.graph(where))) == ['adaptive_max_pool2d.default']
 
 
 def test_a_pool_to_several_elements_stays():
