@@ -14,7 +14,7 @@ VERSION = 1
 """Version of the chunk format. Both sides must speak the same one."""
 
 CHUNK_BYTES = 60_000
-"""Most raw bytes in one chunk; a multiple of 8, so that no element is torn apart."""
+"""Most raw bytes in one chunk; a multiple of 16, so that no element is torn apart."""
 
 DTYPE_CODES = {
     torch.bool: 1,
@@ -27,6 +27,8 @@ DTYPE_CODES = {
     torch.bfloat16: 8,
     torch.float32: 9,
     torch.float64: 10,
+    torch.complex64: 11,
+    torch.complex128: 12,
 }
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
@@ -195,7 +197,7 @@ def to_wire(tensor: torch.Tensor, spec: SliceSpec) -> np.ndarray:
     ValueError when shape or dtype differ from the spec.
     """
     spec.check(tensor)
-    ordered = tensor.detach().cpu().permute(spec.wire_order).contiguous()
+    ordered = tensor.detach().resolve_conj().cpu().permute(spec.wire_order).contiguous()
     # A tensor with dimensions of size 1 may have odd strides there, which view() would refuse.
     flat = ordered.as_strided((ordered.numel(),), (1,))
     return flat.view(torch.uint8).numpy()

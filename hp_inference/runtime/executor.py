@@ -12,7 +12,9 @@ import torch
 
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.rows import Rows
+from hp_inference.runtime.lifetimes import Lifetimes
 from hp_inference.split.program import Compute, Program, Receive, Send
+from hp_inference.split.shares import ROBOT
 
 
 class FrameIO(Protocol):
@@ -31,8 +33,7 @@ class Trace:
     Where the executor's time went in one frame; times of time.monotonic(), seconds.
 
     ``computing``: (begin, end) between waits. ``waiting``: (begin, end, value) for each Receive.
-    ``peak_bytes``: the most that the held values took at once, arrivals included. ``begun``: when
-    the piece of computing under way began.
+    ``begun``: when the piece of computing under way began. ``peak_bytes``: as Lifetimes has it.
     """
 
     computing: list[tuple[float, float]] = field(default_factory=list)
@@ -87,37 +88,47 @@ class Executor:
     def __init__(self, layout: Layout, program: Program):
         self.layout = layout
         self.program = program
-        self.outputs = {name: value for name, value in layout.graph.outputs.items()
-                        if value in program.held} if program.side == 0 else {}
+        self.outputs = layout.graph.outputs if program.side == ROBOT else {}
         self._values = len(layout.rows)
-        self._plan_memory()
+        self._lives = Lifetimes(layout, program, set(self.outputs.values()))
         self._actions = [(self._prepare(i, step), isinstance(step, Receive), step.value)
                          for i, step in enumerate(program.steps)]
+        self.peak_bytes = self._lives.peak_bytes()
 
     def run(self, io: FrameIO, image: torch.Tensor | None = None,
             trace: Trace | None = None) -> dict[str, torch.Tensor]:
         """
         Run one frame and return the model's outputs by name (nothing on the server).
 
-        image: uint8 [1, C, H, W], channels_last, on the robot's side. Raises what io raises.
+        image: uint8 [1, C, H, W], best channels_last, on the robot's side; it is not written to.
+        Raises ValueError for another image, and what io raises.
         """
         store: list = [None] * self._values
-        if image is not None and 0 in self.program.held:
-            low, high = self.program.held[0]
-            store[0] = image.to(self.layout.graph.device).narrow(2, low, high - low)
+        if self.program.side == ROBOT and 0 in self.program.held:
+            store[0] = self._checked(image)
         with torch.inference_mode():
             if trace is None:
                 for action, _, _ in self._actions:
                     action(store, io)
             else:
                 self._run_traced(store, io, trace)
-            return {name: store[value] for name, value in self.outputs.items()}
+            return {name: store[value] if value in self.program.held else self._maker(value)()
+                    for name, value in self.outputs.items()}
 
     def warm_up(self) -> None:
         """Run once on zeros, so that weights are packed and kernels chosen before a frame waits."""
         image = self.layout.graph.input
         self.run(_Zeros(self.layout), torch.zeros(image.shape, dtype=torch.uint8).contiguous(
             memory_format=torch.channels_last))
+
+    def _checked(self, image: torch.Tensor | None) -> torch.Tensor:
+        """Return the rows of the image that the program uses; refuse what is not the image."""
+        expected = self.layout.graph.input.shape
+        if image is None or image.dtype != torch.uint8 or tuple(image.shape) != expected:
+            got = 'none' if image is None else f'{image.dtype} {list(image.shape)}'
+            raise ValueError(f'the image is {got}, expected torch.uint8 {list(expected)}')
+        low, high = self.program.held[0]
+        return image.to(self.layout.graph.device).narrow(2, low, high - low)
 
     def _run_traced(self, store: list, io: FrameIO, trace: Trace) -> None:
         trace.peak_bytes = max(trace.peak_bytes, self.peak_bytes)
@@ -137,43 +148,11 @@ class Executor:
             torch.cuda.synchronize(self.layout.graph.device)
         trace.mark()
 
-    def _plan_memory(self) -> None:
-        """Find each value's last use, the values to drop after each step, and the peak."""
-        steps, graph = self.program.steps, self.layout.graph
-        self._last: dict[int, int] = {}
-        self._readers: dict[int, int] = {}
-        self._pinned = set(self.outputs.values()) | {0}
-        for i, step in enumerate(steps):
-            if isinstance(step, Compute):
-                for value in set(graph.ops[step.value - 1].refs):
-                    self._last[value] = i
-                    self._readers[value] = self._readers.get(value, 0) + 1
-            else:
-                # The link may still read what was sent, and wrote what was received.
-                self._pinned.add(step.value)
-            self._last[step.value] = max(self._last.get(step.value, i), i)
-        keep = set(self.outputs.values())
-        self._drops = [tuple(v for v, last in self._last.items() if last == i and v not in keep)
-                       for i in range(len(steps))]
-        held, alive = 0, {}
-        self.peak_bytes = 0
-        for i, step in enumerate(steps):
-            if step.value not in alive:
-                shape = self.layout.slice_shape(step.value, *self.program.held[step.value])
-                size = getattr(torch, graph.values[step.value].dtype).itemsize
-                for extent in shape:
-                    size *= extent
-                alive[step.value] = size
-                held += size
-                self.peak_bytes = max(self.peak_bytes, held)
-            for value in self._drops[i]:
-                held -= alive.pop(value, 0)
-
     def _prepare(self, i: int, step) -> Action:
         if isinstance(step, Compute):
             return self._compute(i, step)
         low, _ = self.program.held[step.value]
-        axis, drops = self.layout.axes[step.value], self._drops[i]
+        axis, drops = self.layout.axes[step.value], self._lives.drops[i]
         begin, count = step.begin - low, step.end - step.begin
         if isinstance(step, Send):
             def send(store, io):
@@ -194,11 +173,12 @@ class Executor:
         op, rule = self.layout.graph.ops[step.value - 1], self.layout.rules[step.value]
         block = rule.block(step.begin, step.end)
         takes = [self._taker(ref, need) for ref, need in zip(op.refs, block.needs)]
-        drops, run, value = self._drops[i], block.run, step.value
+        drops, run, value = self._lives.drops[i], block.run, step.value
         whole = self.program.held[value] == (step.begin, step.end)
         over = self._overwritable(i, op, block) if whole else None
         if over is not None:
             out = block.out
+            self._lives.written_over[value] = over
 
             def action(store, io):
                 store[value] = out(*[store[ref] for ref in op.refs], out=store[over])
@@ -256,7 +236,7 @@ class Executor:
 
     def _maker(self, value: int) -> Callable[[], torch.Tensor]:
         """Return what allocates the rows that are held of a value."""
-        shape = self.layout.slice_shape(value, *self.program.held[value])
+        shape = self.layout.slice_shape(value, *self.program.held.get(value, (0, 0)))
         dtype, device = getattr(torch, self.layout.graph.values[value].dtype), \
             self.layout.graph.device
         image = len(shape) == 4 and self.layout.axes[value] == 2
@@ -293,10 +273,8 @@ class Executor:
         """
         if block.out is None:
             return None
-        for ref, need in zip(op.refs, block.needs):
-            takes = self._taker(ref, need) is None
-            if (takes and ref not in self._pinned and self._readers[ref] == 1
-                    and self._last[ref] == i and op.refs.count(ref) == 1
+        for ref in op.refs:
+            if (self._lives.ends_at(ref, i) and op.refs.count(ref) == 1
                     and not self.layout.rules[ref].view
                     and all(self._taker(r, n) is None for r, n in zip(op.refs, block.needs))):
                 return ref

@@ -22,8 +22,7 @@ from hp_inference.link.inbox import Inbox
 from hp_inference.link.outbox import Outbox, SentSlice
 from hp_inference.link.wire import Chunk, Head
 from hp_inference.runtime.executor import Executor, Trace
-from hp_inference.runtime.frames import (
-    compute_spans, FrameReport, inbox_for, LinkIO, OK, Span)
+from hp_inference.runtime.frames import compute_spans, FrameReport, inbox_for, LinkIO, OK, Span
 from hp_inference.runtime.pixels import BadImage
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan, Compute

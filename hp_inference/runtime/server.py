@@ -22,7 +22,14 @@ from hp_inference.link.outbox import Outbox
 from hp_inference.link.wire import Chunk, Head, VERSION
 from hp_inference.runtime.executor import Executor, Trace
 from hp_inference.runtime.frames import (
-    ABORTED, compute_spans, FrameReport, inbox_for, LinkIO, OK, REFUSED)
+    ABORTED,
+    compute_spans,
+    FrameReport,
+    inbox_for,
+    LinkIO,
+    OK,
+    REFUSED,
+)
 from hp_inference.split.program import Send
 from hp_inference.split.table import PlanTable
 

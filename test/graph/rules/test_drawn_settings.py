@@ -44,6 +44,23 @@ def test_convolution(data, kernel, stride, padding, dilation, groups, axis, size
     check_drawn(case, data, slack=max(dilation) - 1 + hidden * max(stride))
 
 
+@drawn(100)
+@given(st.data(), pairs(st.integers(1, 4)), pairs(SMALL), pairs(st.integers(0, 2)), pairs(SMALL),
+       st.sampled_from([1, 4]), st.sampled_from([2, 3, None]),
+       st.lists(ROWS, min_size=2, max_size=2), st.booleans())
+def test_convolution_in_single_precision(data, kernel, stride, padding, dilation, groups, axis,
+                                         size, bias):
+    # Its kernels are others than those of double precision; whole numbers add up alike in both.
+    reach = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(size, padding, dilation, kernel)]
+    assume(min(reach) >= 1 and (axis or (reach[0] - 1) // stride[0] > 0))
+    image, weight, offset = ((2 * random(*shape, dtype=torch.float32)).round() for shape in (
+        (1, 4, *size), (8, 4 // groups, *kernel), (8,)))
+    image = image.contiguous(memory_format=torch.channels_last)
+    case = applied('conv2d.default', Given(image, axis), weight, offset if bias else None, stride,
+                   padding, dilation, groups)
+    check_drawn(case, data, tight=False)
+
+
 @drawn(80)
 @given(st.data(), pairs(st.integers(1, 4)), pairs(SMALL), st.sampled_from(['same', 'valid']),
        st.sampled_from([2, 3]), st.lists(ROWS, min_size=2, max_size=2))
