@@ -24,8 +24,10 @@ from hp_inference.link.wire import Chunk, Head
 from hp_inference.runtime.executor import Executor, Trace
 from hp_inference.runtime.frames import compute_spans, FrameReport, inbox_for, LinkIO, OK, Span
 from hp_inference.runtime.pixels import BadImage
+from hp_inference.runtime.prepared import Prepared
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan, Compute
+from hp_inference.split.shares import ROBOT as ROBOT_SIDE
 from hp_inference.split.table import PlanTable
 
 _log = logging.getLogger(__name__)
@@ -120,6 +122,9 @@ class RobotEngine:
         self.counters = Counters()
         self._publish, self._on_result, self._on_drop = publish, on_result, on_drop
         self._alone = Executor(layout, compile_plan(layout, robot_only(layout))[0])
+        self._alone.warm_up()
+        self._prepared = Prepared(layout, ROBOT_SIDE)
+        self.table: PlanTable | None = None
         self._lock = threading.Condition()
         self._waiting: _Submission | None = None
         self._current: _Frame | None = None
@@ -136,9 +141,11 @@ class RobotEngine:
 
     def use(self, table: PlanTable, index: int) -> None:
         """Put a plan in force from the next frame on."""
-        executor = Executor(self.layout, table.programs[index][0])
+        if self.table is not table:
+            self._prepared.prepare(table, keep=1)
         with self._lock:
-            self.table, self.index, self._executor = table, index, executor
+            self.table, self.index = table, index
+            self._executor = self._prepared.of(table, index)
 
     def server_holds(self, digest: bytes, text: str = '') -> None:
         """Note which table the server has in force (empty: none, ``text`` says why)."""

@@ -30,7 +30,9 @@ from hp_inference.runtime.frames import (
     OK,
     REFUSED,
 )
+from hp_inference.runtime.prepared import Prepared
 from hp_inference.split.program import Send
+from hp_inference.split.shares import SERVER
 from hp_inference.split.table import PlanTable
 
 _log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class ServerEngine:
         self.stray_chunks = 0
         self._report = report
         self._tables: dict[bytes, PlanTable] = {}
-        self._executors: dict[tuple[bytes, int], Executor] = {}
+        self._prepared = Prepared(layout, SERVER)
         self._sessions: dict[tuple[int, int], _Session] = {}
         self._ended: tuple[int, int] = (0, -1)  # robot session, newest frame that is over
         self._refused: deque[tuple[int, int]] = deque(maxlen=KEPT_REFUSALS)
@@ -82,14 +84,12 @@ class ServerEngine:
 
     def use(self, table: PlanTable) -> None:
         """Accept frames under a table; the last KEPT_TABLES stay accepted."""
+        self._prepared.prepare(table, KEPT_TABLES)
         with self._lock:
             self._tables.pop(table.digest, None)
             self._tables[table.digest] = table
             while len(self._tables) > KEPT_TABLES:
-                gone = next(iter(self._tables))
-                del self._tables[gone]
-                self._executors = {key: item for key, item in self._executors.items()
-                                   if key[0] != gone}
+                del self._tables[next(iter(self._tables))]
 
     def on_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk; the first of a frame begins its session. Never raises for a bad one."""
@@ -157,10 +157,7 @@ class ServerEngine:
         if chunk.plan_index >= len(table.plans):
             raise BadChunk(f'the frame runs under plan {chunk.plan_index}, its table has plans 0 '
                            f'to {len(table.plans) - 1}')
-        key = (digest, chunk.plan_index)
-        if key not in self._executors:
-            self._executors[key] = Executor(self.layout, table.programs[chunk.plan_index][1])
-        return self._executors[key]
+        return self._prepared.of(table, chunk.plan_index)
 
     def _refuse(self, key: tuple[int, int], text: str) -> None:
         """End a frame because of a bad chunk, and say so once."""

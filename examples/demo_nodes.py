@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""robot_node and server_node as processes of the demo, which never outlive it."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+
+TAIL_LINES = 15
+# A node that is told to end finishes its frame and leaves its topics.
+STOP_S = 8.0
+# What a ROS log line has before its text.
+LOG_PREFIX = re.compile(r'\[\w+\] \[[\d.]+\] \[[^\]]+\]: ')
+
+
+class DemoError(RuntimeError):
+    """The demo can't go on; the text says why and what to do."""
+
+
+class NodeProcess:
+    """
+    A node as a process, the leader of a group of its own, with its output in a file.
+
+    Use it in a ``with`` statement; should that be cut short, the end of the interpreter stops it.
+    """
+
+    def __init__(self, name: str, params_file: Path, params: dict[str, object], log: Path):
+        self.name, self.log = name, log
+        self._shown = 0
+        overrides = [part for key, value in params.items()
+                     for part in ('-p', f'{name}:{key}:={json.dumps(value)}')]
+        with open(log, 'wb') as file:
+            self._process = subprocess.Popen(
+                [sys.executable, '-m', f'hp_inference.nodes.{name}', '--ros-args',
+                 '--params-file', str(params_file), *overrides],
+                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                # Ctrl-C in the terminal is for the demo, which ends the nodes in good order.
+                start_new_session=True)
+        atexit.register(self.stop)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def check(self) -> None:
+        """Raise DemoError with the end of the log when the process is gone."""
+        status = self._process.poll()
+        if status is not None:
+            raise DemoError(f'{self.name} ended with status {status}. {self.tail()}')
+
+    def tail(self) -> str:
+        """Return the end of the log and where it is."""
+        lines = self.log.read_text('utf-8', 'replace').splitlines()[-TAIL_LINES:]
+        return '\n  '.join([f'The end of {self.log}:', *(lines or ['(nothing)'])])
+
+    def news(self) -> list[str]:
+        """Return the texts that the node has logged since the last call."""
+        complete = self.log.read_text('utf-8', 'replace').split('\n')[:-1]
+        fresh, self._shown = complete[self._shown:], len(complete)
+        return [LOG_PREFIX.sub('', line) for line in fresh if LOG_PREFIX.match(line)]
+
+    def stop(self) -> int:
+        """End the process with all that it started; return its exit status."""
+        atexit.unregister(self.stop)
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                pass
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # as it should be: the whole group is gone
+        return self._process.wait()
+
+
+def end_on_signals(signals: Sequence[int] = (signal.SIGTERM, signal.SIGHUP)) -> None:
+    """Let signals end this process the ordinary way, so that ``with`` and atexit do their work."""
+    def leave(number, _):
+        sys.exit(128 + number)
+    for number in signals:
+        signal.signal(number, leave)
