@@ -40,6 +40,7 @@ def spec():
 def receive() -> None:
     """Reassemble frames for ever and report when each was complete."""
     import rclpy
+
     from hp_inference.link.inbox import Inbox
     from hp_inference.nodes import qos
     from hp_inference.nodes.convert import chunk_from_msg
@@ -70,6 +71,7 @@ class Sender:
 
     def __init__(self):
         import rclpy
+
         from hp_inference.link.outbox import Outbox
         from hp_inference.nodes import qos
         from hp_inference.nodes.convert import chunk_to_msg
@@ -201,7 +203,8 @@ def main() -> None:
                      result['lost'], *(f'{share * 100:.1f} %'
                                         for share in result['computing_held_up'].values())])
     table('1 MiB of float32, codec none, chunks of 60 kB', [
-        'transport', 'MB/s', 'ms', 'transfers', 'lost', 'held up at 100 Mbit/s', 'held up flat out'], rows)
+        'transport', 'MB/s', 'ms', 'transfers', 'lost',
+        'held up at 100 Mbit/s', 'held up flat out'], rows)
     finish(options, {'transports': figures})
 
 

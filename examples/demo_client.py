@@ -13,15 +13,15 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
+from hp_inference.nodes import qos
 from hp_msgs.msg import FrameTimeline, InferenceResult, ServerStatus
 
-# Profiles are reliable unless told otherwise; an image must not be lost here (see demo.yaml).
-IMAGES, RESULTS = QoSProfile(depth=5), QoSProfile(depth=50)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Reliable, which a camera mostly is not: no image must be lost here (see config/demo.yaml).
+IMAGES = QoSProfile(depth=5)
 SERVICE_S = 10.0
 
 
@@ -43,10 +43,10 @@ class Client(Node):
         self._cameras = {Image: self.create_publisher(Image, 'image', IMAGES),
                          CompressedImage: self.create_publisher(
                              CompressedImage, 'image/compressed', IMAGES)}
-        self.create_subscription(InferenceResult, 'result', self._take_result, RESULTS)
-        self.create_subscription(FrameTimeline, 'timeline', on_timeline, RESULTS)
-        self.create_subscription(ServerStatus, 'server_status', self._take_status, LATCHED)
-        self.create_subscription(String, 'robot_node/plan', self._take_plan, LATCHED)
+        self.create_subscription(InferenceResult, 'result', self._take_result, qos.RESULTS)
+        self.create_subscription(FrameTimeline, 'timeline', on_timeline, qos.METRICS)
+        self.create_subscription(ServerStatus, 'server_status', self._take_status, qos.LATCHED)
+        self.create_subscription(String, 'robot_node/plan', self._take_plan, qos.LATCHED)
         self._set = self.create_client(SetParameters, 'robot_node/set_parameters')
         self._get = self.create_client(GetParameters, 'robot_node/get_parameters')
         self._executor = SingleThreadedExecutor()

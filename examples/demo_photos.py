@@ -11,7 +11,8 @@ from pathlib import Path
 
 from demo_nodes import DemoError
 import numpy as np
-from PIL import Image as Picture, ImageOps
+from PIL import Image as Picture
+from PIL import ImageOps
 from sensor_msgs.msg import CompressedImage, Image
 
 # Package, file in it, and how it is sent: 'file' as it is, else raw in this encoding.

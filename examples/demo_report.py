@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from statistics import median
 
 from rich.table import Table
@@ -14,9 +15,12 @@ from hp_inference.runtime.frames import Span
 from hp_inference.show.timeline import busy_s, LINK
 
 RECENT = 14
-HEAD = ('frame', 'plan', 'image', 'latency ms', 'robot %', 'server %', 'link %', 'sent kB',
-        'received kB', 'rel. error', '')
-_WIDTHS = (5, 12, 22, 10, 7, 8, 6, 8, 11, 10, 0)
+_SHARED = ('robot\n%', 'server\n%', 'link\n%', 'sent\nkB', 'received\nkB')
+HEAD = ('frame', 'plan', 'image', 'latency\nms', *_SHARED, 'relative\nerror', '')
+SUMMARY_HEAD = ('plan', 'frames', 'median\nms', 'max\nms', *_SHARED, 'worst\nerror', 'dropped',
+                'fallbacks')
+_LEFT = ('plan', 'image', '')
+_WIDTHS = (5, 12, 20)
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,17 @@ class Row:
 
 def plain(cells: Sequence[str]) -> str:
     """Return a row of the table, or its head, as a line."""
-    left = {1, 2, 10}
-    return '  '.join(cell.ljust(width) if i in left else cell.rjust(width)
-                     for i, (cell, width) in enumerate(zip(cells, _WIDTHS))).rstrip()
+    line = []
+    for name, cell, width in zip_longest(HEAD, cells, _WIDTHS, fillvalue=0):
+        name, cell = name.replace('\n', ' '), cell.replace('\n', ' ')
+        width = max(width, len(name))
+        line.append(cell.ljust(width) if name in _LEFT else cell.rjust(width))
+    return '  '.join(line).rstrip()
 
 
-def live_table(rows: Sequence[Row], title: str, tolerance: float) -> Table:
+def live_table(rows: Sequence[Row], tolerance: float) -> Table:
     """Return the newest rows as a table for a terminal."""
-    table = _table(HEAD, title)
+    table = _table(HEAD)
     for row in rows[-RECENT:]:
         style = 'red' if not row.error <= tolerance else 'yellow' if row.fallback_reason else None
         table.add_row(*row.cells(), style=style)
@@ -74,8 +81,7 @@ def live_table(rows: Sequence[Row], title: str, tolerance: float) -> Table:
 
 def summary(rows: Sequence[Row], shown: dict[str, int]) -> Table:
     """Return a table with a line per plan; ``shown`` counts the images shown under each."""
-    table = _table(('plan', 'frames', 'median ms', 'max ms', 'robot %', 'server %', 'link %',
-                    'sent kB', 'received kB', 'worst error', 'dropped', 'fallbacks'), 'Summary')
+    table = _table(SUMMARY_HEAD)
     for plan, count in shown.items():
         mine = [row for row in rows if row.plan == plan]
         drawn = [row.shares for row in mine if row.spans]
@@ -123,11 +129,12 @@ def typical(rows: Sequence[Row]) -> Row | None:
     return followed[(len(followed) - 1) // 2] if followed else None
 
 
-def _table(head: Sequence[str], title: str) -> Table:
-    table = Table(title=title, title_justify='left', box=None, pad_edge=False)
+def _table(head: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False)
     for name in head:
-        table.add_column(name, justify='left' if name in ('plan', 'image', '') else 'right',
-                         no_wrap=name != '', overflow='fold' if name == '' else 'ellipsis')
+        # Where the terminal is narrow, words wrap and numbers do not.
+        words = name in ('image', '')
+        table.add_column(name, justify='left' if name in _LEFT else 'right', no_wrap=not words)
     return table
 
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import hp_inference.graph.rules  # noqa: F401  (fills the table)
 from hp_inference.graph.ir import Graph
+import hp_inference.graph.rules  # noqa: F401  (fills the table)
 from hp_inference.graph.table import GLOBAL, OpView, PARTIAL, Rule, TABLE, whole_rule
 
 

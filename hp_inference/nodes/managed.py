@@ -122,6 +122,10 @@ def run(make: type[ManagedNode], args: list[str] | None = None) -> int:
     except BadParameter as error:
         print(f'{error}', file=sys.stderr)
         status = 2
+    except Exception:
+        if rclpy.ok():
+            raise
+        # Told to stop while it started: rclpy's calls fail once the context is gone.
     finally:
         if node is not None:
             node.cleanup()

@@ -16,8 +16,14 @@ from hp_inference import __version__
 from hp_inference.link.errors import BadChunk
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import (
-    chunk_from_msg, chunk_to_msg, digest_from_msg, digest_to_msg, span_from_msg, span_to_msg,
-    tensor_to_msg)
+    chunk_from_msg,
+    chunk_to_msg,
+    digest_from_msg,
+    digest_to_msg,
+    span_from_msg,
+    span_to_msg,
+    tensor_to_msg,
+)
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
 from hp_inference.nodes.images import from_compressed, from_image
 from hp_inference.nodes.managed import ManagedNode, run
@@ -27,8 +33,14 @@ from hp_inference.runtime.pixels import fit
 from hp_inference.runtime.robot import FrameResult, RobotEngine
 from hp_inference.split.source import assemble
 from hp_msgs.msg import (
-    FrameMetrics, FrameReport, FrameTimeline, InferenceResult, PlanTable as PlanTableMsg,
-    ServerStatus, TensorChunk)
+    FrameMetrics,
+    FrameReport,
+    FrameTimeline,
+    InferenceResult,
+    ServerStatus,
+    TensorChunk,
+)
+from hp_msgs.msg import PlanTable as PlanTableMsg
 
 # The figures that InferenceResult, FrameMetrics and FrameResult have in common.
 FIGURES = ('frame', 'plan_index', 'fallback', 'latency_s', 'queue_s', 'preprocess_s',

@@ -12,7 +12,12 @@ from hp_inference import __version__
 from hp_inference.link.errors import BadChunk
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import (
-    chunk_from_msg, chunk_to_msg, digest_from_msg, digest_to_msg, span_to_msg)
+    chunk_from_msg,
+    chunk_to_msg,
+    digest_from_msg,
+    digest_to_msg,
+    span_to_msg,
+)
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
 from hp_inference.nodes.managed import ManagedNode, run
 from hp_inference.nodes.params import SERVER
@@ -20,7 +25,8 @@ from hp_inference.runtime import frames
 from hp_inference.runtime.server import ServerEngine
 from hp_inference.split.plan import PlanError
 from hp_inference.split.table import PlanTable
-from hp_msgs.msg import FrameReport, PlanTable as PlanTableMsg, ServerStatus, TensorChunk
+from hp_msgs.msg import FrameReport, ServerStatus, TensorChunk
+from hp_msgs.msg import PlanTable as PlanTableMsg
 
 NO_DIGEST = bytes(32)
 

@@ -175,7 +175,7 @@ class Executor:
         takes = [self._taker(ref, need) for ref, need in zip(op.refs, block.needs)]
         drops, run, value = self._lives.drops[i], block.run, step.value
         whole = self.program.held[value] == (step.begin, step.end)
-        over = self._overwritable(i, op, block) if whole else None
+        over = self._overwritable(op, block) if whole else None
         if over is not None:
             out = block.out
             self._lives.written_over[value] = over
@@ -264,18 +264,17 @@ class Executor:
             store[value].narrow(axis, begin - low, end - begin).copy_(rows)
         return copy
 
-    def _overwritable(self, i: int, op, block) -> int | None:
+    def _overwritable(self, op, block) -> int | None:
         """
         Return an input that the result may overwrite, None when there is none.
 
-        It must be whole, die here, be read by nothing else that could share its memory, not be
+        It must be whole, be read by nothing else, also not through memory that it shares, not be
         the link's, and have been made by an operator that made new memory.
         """
         if block.out is None:
             return None
         for ref in op.refs:
-            if (self._lives.ends_at(ref, i) and op.refs.count(ref) == 1
-                    and not self.layout.rules[ref].view
+            if (self._lives.read_once(ref) and not self.layout.rules[ref].view
                     and all(self._taker(r, n) is None for r, n in zip(op.refs, block.needs))):
                 return ref
         return None

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What robot and server have in common for one frame: the link of a Program, reports, results."""
+"""What robot and server say of one frame: its link, its time line, its report, its result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+import math
+import time
 
 import torch
 
@@ -16,6 +18,8 @@ from hp_inference.runtime.executor import Trace
 from hp_inference.split.program import Program, Receive, Send
 
 OK, REFUSED, ABORTED = 0, 1, 2
+# Where an answer was computed.
+ROBOT, SERVER, BOTH = 1, 2, 3
 # Pieces of computing closer together than this are shown as one.
 MERGE_S = 0.0002
 
@@ -77,6 +81,47 @@ class FrameReport:
     received_bytes: int = 0
     spans: list[Span] = field(default_factory=list)
 
+    @property
+    def sane(self) -> bool:
+        """Whether all figures are durations."""
+        return all(0 <= seconds < math.inf for seconds in (self.compute_s, self.wait_s, self.total_s))
+
+
+@dataclass
+class FrameResult:
+    """
+    The answer to one image.
+
+    ``tag`` is what came with the image. Durations in seconds; ``latency_s`` counts from receipt.
+    ``spans`` count from the start of the frame's computing.
+    """
+
+    tag: object
+    frame: int
+    outputs: dict[str, torch.Tensor]
+    plan: str
+    plan_index: int
+    table_digest: bytes
+    computed_on: int
+    fallback_reason: str
+    latency_s: float = 0.0
+    queue_s: float = 0.0
+    preprocess_s: float = 0.0
+    robot_compute_s: float = 0.0
+    robot_wait_s: float = 0.0
+    server_compute_s: float = 0.0
+    server_wait_s: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    dropped: int = 0
+    late: int = 0
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def fallback(self) -> bool:
+        """Whether the robot computed alone although the plan said otherwise."""
+        return bool(self.fallback_reason)
+
 
 def compute_spans(lane: str, trace: Trace, origin: float) -> list[Span]:
     """Return the computing of one side as spans that count from ``origin``."""
@@ -87,3 +132,26 @@ def compute_spans(lane: str, trace: Trace, origin: float) -> list[Span]:
         else:
             merged.append([begin, end])
     return [Span(lane, 'compute', begin - origin, end - begin) for begin, end in merged]
+
+
+def link_spans(sent: list[SentSlice], inbox: Inbox, origin: float) -> list[Span]:
+    """Return what travelled as spans that count from ``origin``."""
+    return [Span('uplink', str(slice_.spec), slice_.start_s - origin,
+                 slice_.end_s - slice_.start_s) for slice_ in sent] + [
+        Span('downlink', str(spec), begun - origin, done - begun)
+        for spec, begun, done in inbox.arrivals]
+
+
+def server_spans(report: FrameReport, sent: list[SentSlice], inbox: Inbox,
+                 origin: float) -> list[Span]:
+    """
+    Return a report's spans as spans that count from ``origin`` on this side's clock.
+
+    The two clocks are not compared: the server's frame lies somewhere between the first chunk to
+    it and its last rows here, and is placed in the middle of what that leaves open.
+    """
+    earliest = sent[0].start_s if sent else origin
+    arrived = max((done for _, _, done in inbox.arrivals), default=time.monotonic())
+    shift = max(earliest, (earliest + arrived - report.total_s) / 2) - origin
+    return [Span(span.lane, span.label, span.start_s + shift, span.duration_s)
+            for span in report.spans]

@@ -19,29 +19,29 @@ class Lifetimes:
 
     def __init__(self, layout: Layout, program: Program, kept: set[int]):
         self._layout, self._program, self._kept = layout, program, kept
-        self._last: dict[int, int] = {}
+        last_use: dict[int, int] = {}
         self._reads: dict[int, int] = {}
         # Not to be written over: the image, the outputs, and what the link may still read (what is
         # sent) or has written (what is received).
         self._pinned = kept | {0}
         for i, step in enumerate(program.steps):
-            self._last[step.value] = i
+            last_use[step.value] = i
             if isinstance(step, Compute):
                 for value in set(layout.graph.ops[step.value - 1].refs):
-                    self._last[value] = i
+                    last_use[value] = i
                     self._reads[value] = self._reads.get(value, 0) + 1
             else:
                 self._pinned.add(step.value)
         ends: list[list[int]] = [[] for _ in program.steps]
-        for value, last in self._last.items():
+        for value, last in last_use.items():
             if value not in kept:
                 ends[last].append(value)
         self.drops = [tuple(values) for values in ends]
         self.written_over: dict[int, int] = {}
 
-    def ends_at(self, value: int, i: int) -> bool:
-        """Return whether step i alone reads a value, and nothing may need its memory afterwards."""
-        return value not in self._pinned and self._reads[value] == 1 and self._last[value] == i
+    def read_once(self, value: int) -> bool:
+        """Return whether only one step reads a value, and nothing needs its memory afterwards."""
+        return value not in self._pinned and self._reads[value] == 1
 
     def peak_bytes(self) -> int:
         """

@@ -10,12 +10,13 @@ import time
 import torch
 
 from hp_inference.graph.layout import Layout
+from hp_inference.link.errors import Aborted, DeadlinePassed
 from hp_inference.link.memory_link import MemoryLink
 from hp_inference.link.wire import Head
 from hp_inference.runtime.executor import Executor, Trace
 from hp_inference.runtime.frames import inbox_for, LinkIO
 from hp_inference.split.program import Program
-from hp_inference.split.shares import ROBOT, SERVER
+from hp_inference.split.shares import ROBOT, SERVER, SIDES
 
 
 @dataclass
@@ -35,8 +36,8 @@ def run_both(layout: Layout, programs: tuple[Program, Program], image: torch.Ten
     """
     Run one frame: the robot's Program on this thread, the server's on another.
 
-    image: uint8 [1, C, H, W]. ``mbit_s`` limits each direction of the link. Raises what the link
-    raises (DeadlinePassed after ``timeout_s``).
+    image: uint8 [1, C, H, W]. ``mbit_s`` limits each direction of the link. Raises what either
+    side or the link raises (DeadlinePassed after ``timeout_s``).
     """
     executors = executors or tuple(Executor(layout, program) for program in programs)
     head = Head(session=1, frame=1, table_digest=bytes(32), plan_index=0)
@@ -47,23 +48,27 @@ def run_both(layout: Layout, programs: tuple[Program, Program], image: torch.Ten
         ios = [LinkIO(layout, inbox, outbox, head, deadline)
                for inbox, outbox in zip(inboxes, (link.robot, link.server))]
 
+        def failed(error: BaseException, other: int):
+            failures.append(error)
+            # At the deadline the other side ends by itself, and may miss rows that came first.
+            if not isinstance(error, DeadlinePassed):
+                inboxes[other].abort(f'the {SIDES[1 - other]} failed: {error!r}')
+
         def serve():
             try:
                 executors[SERVER].run(ios[SERVER], trace=traces[SERVER])
             except Exception as error:
-                failures.append(error)
-                inboxes[ROBOT].abort(f'the server failed: {error}')
-        server = threading.Thread(target=serve, name='server program')
+                failed(error, ROBOT)
+        server = threading.Thread(target=serve, name='server program', daemon=True)
         server.start()
         begin = time.monotonic()
         try:
             outputs = executors[ROBOT].run(ios[ROBOT], image, traces[ROBOT])
         except BaseException as error:  # also Ctrl-C: the server must not go on waiting
-            inboxes[SERVER].abort(f'the robot failed: {error!r}')
-            if failures:
-                raise failures[0] from error
-            raise
-        finally:
-            server.join()
+            failed(error, SERVER)
         latency = time.monotonic() - begin
+        server.join()
+    causes = [error for error in failures if not isinstance(error, Aborted)]
+    if causes:
+        raise min(causes, key=lambda error: getattr(error, 'value_id', -1))
     return LocalRun(outputs, link.sent_bytes, latency, *traces)

@@ -17,12 +17,24 @@ import time
 import torch
 
 from hp_inference.graph.layout import Layout
-from hp_inference.link.errors import Aborted, BadChunk, DeadlinePassed, LinkError
+from hp_inference.link.errors import Aborted, BadChunk, LinkError
 from hp_inference.link.inbox import Inbox
 from hp_inference.link.outbox import Outbox, SentSlice
-from hp_inference.link.wire import Chunk, Head
+from hp_inference.link.wire import Chunk, Head, SliceSpec
 from hp_inference.runtime.executor import Executor, Trace
-from hp_inference.runtime.frames import compute_spans, FrameReport, inbox_for, LinkIO, OK, Span
+from hp_inference.runtime.frames import (
+    BOTH,
+    compute_spans,
+    FrameReport,
+    FrameResult,
+    inbox_for,
+    link_spans,
+    LinkIO,
+    OK,
+    ROBOT,
+    SERVER,
+    server_spans,
+)
 from hp_inference.runtime.pixels import BadImage
 from hp_inference.runtime.prepared import Prepared
 from hp_inference.split.plan import robot_only
@@ -32,58 +44,22 @@ from hp_inference.split.table import PlanTable
 
 _log = logging.getLogger(__name__)
 
-ROBOT, SERVER, BOTH = 1, 2, 3
 # After a frame that the server left alone, the robot goes alone for this long before it asks again.
 RETRY_S = 1.0
 # The server's report travels beside its last rows; this is how long it may come after them.
 REPORT_GRACE_S = 0.02
+STOPPING = 'the robot is stopping'
 
 
 @dataclass
 class Counters:
-    """Cumulative counts since the start."""
+    """Cumulative counts since the start. Every image ends in ``results`` or in ``dropped``."""
 
     results: int = 0
     dropped: int = 0  # images replaced by a newer one before their turn, or refused
-    refused: int = 0  # of these, images that could not be used
+    refused: int = 0  # of these, images that could not be used, or whose computing failed
     late: int = 0  # frames that the robot finished alone because the server's rows did not come
-    stray_chunks: int = 0  # chunks of past or unknown frames
-
-
-@dataclass
-class FrameResult:
-    """
-    The answer to one image.
-
-    ``tag`` is what came with the image. Durations in seconds; ``latency_s`` counts from receipt.
-    ``spans`` count from the start of the frame's computing.
-    """
-
-    tag: object
-    frame: int
-    outputs: dict[str, torch.Tensor]
-    plan: str
-    plan_index: int
-    table_digest: bytes
-    computed_on: int
-    fallback_reason: str
-    latency_s: float = 0.0
-    queue_s: float = 0.0
-    preprocess_s: float = 0.0
-    robot_compute_s: float = 0.0
-    robot_wait_s: float = 0.0
-    server_compute_s: float = 0.0
-    server_wait_s: float = 0.0
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    dropped: int = 0
-    late: int = 0
-    spans: list[Span] = field(default_factory=list)
-
-    @property
-    def fallback(self) -> bool:
-        """Whether the robot computed alone although the plan said otherwise."""
-        return bool(self.fallback_reason)
+    stray_chunks: int = 0  # chunks of past or unknown frames, or that came again
 
 
 @dataclass
@@ -98,8 +74,10 @@ class _Frame:
     """What the callbacks of the link need to know of the frame that is being computed."""
 
     head: Head
+    tag: object
     inbox: Inbox
     sent: list[SentSlice] = field(default_factory=list)
+    sent_bytes: int = 0
     report: FrameReport | None = None
     reported: threading.Event = field(default_factory=threading.Event)
 
@@ -109,16 +87,18 @@ class RobotEngine:
     Computes the robot's share of each frame on a thread of its own.
 
     publish(chunk, tag) sends a chunk; on_result(FrameResult) and on_drop(tag, reason) end a frame.
-    All are called on the engine's threads.
+    They are called on the engine's threads, on_drop also in ``submit`` and ``close``. An answer
+    that on_result raises for counts as dropped. ``deadline_s`` counts from the receipt of an image.
     """
 
     def __init__(self, layout: Layout, table: PlanTable,
                  publish: Callable[[Chunk, object], None],
                  on_result: Callable[[FrameResult], None],
-                 on_drop: Callable[[object, str], None], deadline_s: float = 1.0):
+                 on_drop: Callable[[object, str], None], deadline_s: float = 1.0,
+                 retry_s: float = RETRY_S):
         self.layout = layout
         self.session = secrets.randbits(64)
-        self.deadline_s = deadline_s
+        self.deadline_s, self.retry_s = deadline_s, retry_s
         self.counters = Counters()
         self._publish, self._on_result, self._on_drop = publish, on_result, on_drop
         self._alone = Executor(layout, compile_plan(layout, robot_only(layout))[0])
@@ -129,23 +109,20 @@ class RobotEngine:
         self._waiting: _Submission | None = None
         self._current: _Frame | None = None
         self._next_frame = 0
-        self._tags: dict[int, object] = {}
         self._server_table: bytes = b''
         self._server_text = 'no server has been heard of'
         self._alone_until = 0.0
         self._closing = False
         self.use(table, 0)
-        self._outbox = Outbox(self._send, 'robot outbox')
+        self._outbox = Outbox(self._send, 'robot outbox', self._unsent)
         self._thread = threading.Thread(target=self._run, name='robot frames', daemon=True)
         self._thread.start()
 
     def use(self, table: PlanTable, index: int) -> None:
-        """Put a plan in force from the next frame on."""
-        if self.table is not table:
-            self._prepared.prepare(table, keep=1)
+        """Put a plan in force from the next frame on; a new table takes its time to prepare."""
+        executors = self._executors if table is self.table else self._prepared.prepare(table)
         with self._lock:
-            self.table, self.index = table, index
-            self._executor = self._prepared.of(table, index)
+            self.table, self.index, self._executors = table, index, executors
 
     def server_holds(self, digest: bytes, text: str = '') -> None:
         """Note which table the server has in force (empty: none, ``text`` says why)."""
@@ -160,30 +137,37 @@ class RobotEngine:
 
         prepare() returns it as uint8 [1, C, H, W] or raises BadImage; called on the frame thread.
         """
+        offered = _Submission(tag, prepare, time.monotonic())
         with self._lock:
-            replaced, self._waiting = self._waiting, _Submission(tag, prepare, time.monotonic())
-            if replaced:
-                self.counters.dropped += 1
-            self._lock.notify()
-        if replaced:
-            self._on_drop(replaced.tag, 'a newer image came before its turn')
+            if self._closing:
+                gone, reason = offered, STOPPING
+            else:
+                gone, reason = self._waiting, 'a newer image came before its turn'
+                self._waiting = offered
+                self._lock.notify()
+        if gone:
+            self._drop(gone, reason)
 
     def on_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk from the server. A bad one ends the frame's wait for the server."""
         frame = self._current
-        if frame is None or chunk.head != frame.head:
+        if frame is None or (chunk.session, chunk.frame) != (self.session, frame.head.frame):
             self.counters.stray_chunks += 1
             return
         try:
-            frame.inbox.put(chunk)
+            if not frame.inbox.put(chunk):
+                self.counters.stray_chunks += 1
         except BadChunk as error:
-            _log.warning('from the server: %s', error)
             frame.inbox.abort(f'the server sent a bad chunk: {error}')
 
     def on_report(self, report: FrameReport) -> None:
         """Take in the server's report; a refusal ends the frame's wait for the server."""
         frame = self._current
         if frame is None or (report.session, report.frame) != (self.session, frame.head.frame):
+            return
+        if not report.sane:
+            _log.warning('a report of frame %d is ignored: its durations are %s, %s and %s s',
+                         report.frame, report.compute_s, report.wait_s, report.total_s)
             return
         frame.report = report
         frame.reported.set()
@@ -194,35 +178,50 @@ class RobotEngine:
         """Give up the frame at hand and stop."""
         with self._lock:
             self._closing = True
-            self._lock.notify()
+            waiting, self._waiting = self._waiting, None
             frame = self._current
+            self._lock.notify()
+        if waiting:
+            self._drop(waiting, STOPPING)
         if frame:
-            frame.inbox.abort('the robot node is stopping')
+            frame.inbox.abort(STOPPING)
         self._thread.join(5.0)
         self._outbox.close(0.1)
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._lock.wait_for(lambda: self._waiting or self._closing)
-                if self._closing:
-                    return
-                taken, self._waiting = self._waiting, None
-            try:
-                self._frame(taken)
-            except Exception as error:  # whatever happens to one frame, the next one comes
-                self._drop(taken, f'{type(error).__name__}: {error}')
-                if not isinstance(error, BadImage):
-                    _log.exception('a frame failed')
+        while self._next():
+            pass  # a frame's variables, and with them its memory, are gone by now
 
-    def _drop(self, taken: _Submission, reason: str) -> None:
-        self.counters.dropped += 1
-        self.counters.refused += 1
-        self._on_drop(taken.tag, reason)
+    def _next(self) -> bool:
+        """Answer the next image; return False when there is none any more."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._waiting or self._closing)
+            if self._closing:
+                return False
+            taken, self._waiting = self._waiting, None
+        try:
+            self._frame(taken)
+        except Aborted as error:
+            self._drop(taken, error.reason)
+        except BadImage as error:
+            self._drop(taken, str(error), refused=True)
+        except Exception as error:  # whatever happens to one frame, the next one comes
+            _log.exception('a frame failed')
+            self._drop(taken, f'{type(error).__name__}: {error}', refused=True)
+        return True
 
-    def _why_alone(self, table: PlanTable, index: int) -> str:
+    def _drop(self, taken: _Submission, reason: str, refused: bool = False) -> None:
+        with self._lock:
+            self.counters.dropped += 1
+            self.counters.refused += refused
+        try:
+            self._on_drop(taken.tag, reason)
+        except Exception:
+            _log.exception('the callback for a dropped image failed')
+
+    def _why_alone(self, executor: Executor, table: PlanTable) -> str:
         """Return why the plan can't be followed right now, '' when it can."""
-        if not any(program.receives for program in table.programs[index]):
+        if not executor.program.receives:
             return ''
         if self._server_table != table.digest:
             return self._server_text or 'the server holds another plan table'
@@ -235,9 +234,9 @@ class RobotEngine:
         image = taken.prepare()
         prepared = time.monotonic()
         with self._lock:
-            table, index, executor = self.table, self.index, self._executor
+            table, index, executor = self.table, self.index, self._executors[self.index]
             number, self._next_frame = self._next_frame, self._next_frame + 1
-            reason = self._why_alone(table, index)
+            reason = self._why_alone(executor, table)
         result = FrameResult(taken.tag, number, {}, table.plans[index].name, index, table.digest,
                              ROBOT, reason, queue_s=begun - taken.received_s,
                              preprocess_s=prepared - begun)
@@ -248,65 +247,61 @@ class RobotEngine:
             result.outputs = self._alone.run(None, image, trace)
             result.robot_compute_s += trace.compute_s
             result.spans += compute_spans('robot', trace, prepared)
-        self.counters.results += 1
         result.dropped, result.late = self.counters.dropped, self.counters.late
         result.latency_s = time.monotonic() - taken.received_s
         self._on_result(result)
+        self.counters.results += 1
 
     def _together(self, taken: _Submission, image: torch.Tensor, executor: Executor,
                   result: FrameResult, origin: float) -> None:
         """Follow the plan with the server; leaves a fallback reason when that did not work."""
         head = Head(self.session, result.frame, result.table_digest, result.plan_index)
-        frame = _Frame(head, inbox_for(self.layout, executor.program, head))
-        self._tags[result.frame] = taken.tag
+        frame = _Frame(head, taken.tag, inbox_for(self.layout, executor.program, head))
         with self._lock:
             if self._closing:
-                raise Aborted('the robot node is stopping')
+                raise Aborted(STOPPING)
             self._current = frame
         io = LinkIO(self.layout, frame.inbox, self._outbox, head,
                     taken.received_s + self.deadline_s, frame.sent.append)
-        trace = Trace()
+        trace, done = Trace(), False
         try:
             result.outputs = executor.run(io, image, trace)
+            done = True
             if executor.program.receives:
                 frame.reported.wait(REPORT_GRACE_S)
-        except (DeadlinePassed, LinkError) as error:
+        except LinkError as error:
             if self._closing:
-                raise
-            self._outbox.cancel(head.session, head.frame)
-            self._alone_until = time.monotonic() + RETRY_S
+                raise Aborted(STOPPING) from error
+            self._alone_until = time.monotonic() + self.retry_s
             self.counters.late += 1
-            result.fallback_reason = str(error)
+            result.fallback_reason = error.reason if isinstance(error, Aborted) else str(error)
         finally:
             self._current = None
-            self._tags.pop(result.frame - 2, None)
+            if not done:
+                self._outbox.cancel(head.session, head.frame)
         self._account(frame, executor, trace, result, origin)
 
     def _account(self, frame: _Frame, executor: Executor, trace: Trace, result: FrameResult,
                  origin: float) -> None:
         result.robot_compute_s, result.robot_wait_s = trace.compute_s, trace.wait_s
-        result.sent_bytes = sum(sent.encoded_bytes for sent in frame.sent)
-        result.received_bytes = frame.inbox.received_bytes
+        result.sent_bytes, result.received_bytes = frame.sent_bytes, frame.inbox.received_bytes
         own = any(isinstance(step, Compute) for step in executor.program.steps)
         if executor.program.receives and not result.fallback:
             result.computed_on = BOTH if own else SERVER
         result.spans = compute_spans('robot', trace, origin)
-        result.spans += [Span('uplink', str(sent.spec), sent.start_s - origin,
-                              sent.end_s - sent.start_s) for sent in frame.sent]
-        arrivals = frame.inbox.arrivals
-        result.spans += [Span('downlink', str(spec), begun - origin, done - begun)
-                         for spec, begun, done in arrivals]
-        report = frame.report
-        if report is None:
-            return
-        result.server_compute_s, result.server_wait_s = report.compute_s, report.wait_s
-        # The two clocks are not compared: the server's frame lies somewhere between our first
-        # chunk and its last rows here, and is drawn in the middle of what that leaves open.
-        earliest = frame.sent[0].start_s if frame.sent else origin
-        latest = max((done for _, _, done in arrivals), default=time.monotonic()) - report.total_s
-        shift = max(earliest, (earliest + latest) / 2) - origin
-        result.spans += [Span(span.lane, span.label, span.start_s + shift, span.duration_s)
-                         for span in report.spans]
+        result.spans += link_spans(frame.sent, frame.inbox, origin)
+        if frame.report is not None:
+            result.server_compute_s = frame.report.compute_s
+            result.server_wait_s = frame.report.wait_s
+            result.spans += server_spans(frame.report, frame.sent, frame.inbox, origin)
 
     def _send(self, chunk: Chunk) -> None:
-        self._publish(chunk, self._tags.get(chunk.frame))
+        frame = self._current
+        if frame is not None and chunk.frame == frame.head.frame:  # else nobody needs it any more
+            frame.sent_bytes += len(chunk.payload)
+            self._publish(chunk, frame.tag)
+
+    def _unsent(self, spec: SliceSpec, head: Head, error: Exception) -> None:
+        frame = self._current
+        if frame is not None and head == frame.head:
+            frame.inbox.abort(f'sending {spec} failed: {type(error).__name__}: {error}')

@@ -16,10 +16,10 @@ import threading
 import time
 
 from hp_inference.graph.layout import Layout
-from hp_inference.link.errors import Aborted, BadChunk, DeadlinePassed
+from hp_inference.link.errors import Aborted, BadChunk, LinkError
 from hp_inference.link.inbox import Inbox
 from hp_inference.link.outbox import Outbox
-from hp_inference.link.wire import Chunk, Head, VERSION
+from hp_inference.link.wire import Chunk, Head, SliceSpec, VERSION
 from hp_inference.runtime.executor import Executor, Trace
 from hp_inference.runtime.frames import (
     ABORTED,
@@ -39,25 +39,35 @@ _log = logging.getLogger(__name__)
 
 # Tables that stay usable after a newer one came, so that frames on their way find theirs.
 KEPT_TABLES = 4
-# Refusals of this many past frames are remembered, so that each is reported once.
-KEPT_REFUSALS = 64
+# Frames remembered as over, so that their late chunks begin nothing. Not the highest number:
+# a single false chunk of frame 2**64 - 1 would then end all frames to come.
+KEPT_OVER = 1024
+STOP_S = 5.0
+
+Key = tuple[int, int]  # the robot's session, the frame
 
 
-@dataclass
+@dataclass(eq=False)
 class _Session:
     head: Head
     executor: Executor
     inbox: Inbox
     begun_s: float
+    refusal: str = ''  # what is wrong with a chunk of it
     trace: Trace = field(default_factory=Trace)
+
+    @property
+    def key(self) -> Key:
+        """What its chunks say of themselves."""
+        return self.head.session, self.head.frame
 
 
 class ServerEngine:
     """
     Computes the server's share of one robot's frames.
 
-    publish(chunk) sends rows back; report(FrameReport) tells how each frame ended. Both are called
-    on the engine's threads.
+    publish(chunk) sends rows back; report(FrameReport) tells how each frame ended. They are called
+    on the engine's threads, report also in ``on_chunk``.
     """
 
     def __init__(self, layout: Layout, publish: Callable[[Chunk], None],
@@ -66,17 +76,16 @@ class ServerEngine:
         self.layout = layout
         self.max_sessions, self.session_timeout_s = max_sessions, session_timeout_s
         self.frames = {OK: 0, REFUSED: 0, ABORTED: 0}
-        self.stray_chunks = 0
+        self.stray_chunks = 0  # chunks of frames that are over, or that came again
         self._report = report
-        self._tables: dict[bytes, PlanTable] = {}
         self._prepared = Prepared(layout, SERVER)
-        self._sessions: dict[tuple[int, int], _Session] = {}
-        self._ended: tuple[int, int] = (0, -1)  # robot session, newest frame that is over
-        self._refused: deque[tuple[int, int]] = deque(maxlen=KEPT_REFUSALS)
+        self._tables: dict[bytes, list[Executor]] = {}
+        self._sessions: dict[Key, _Session] = {}
+        self._over: dict[Key, None] = {}  # the oldest first
         self._queue: deque[_Session] = deque()
         self._lock = threading.Condition()
         self._closing = False
-        self._outbox = Outbox(publish, 'server outbox')
+        self._outbox = Outbox(publish, 'server outbox', self._unsent)
         self._threads = [threading.Thread(target=self._run, name=f'server frames {i}', daemon=True)
                          for i in range(max_sessions)]
         for thread in self._threads:
@@ -84,64 +93,67 @@ class ServerEngine:
 
     def use(self, table: PlanTable) -> None:
         """Accept frames under a table; the last KEPT_TABLES stay accepted."""
-        self._prepared.prepare(table, KEPT_TABLES)
+        executors = self._prepared.prepare(table)
         with self._lock:
             self._tables.pop(table.digest, None)
-            self._tables[table.digest] = table
+            self._tables[table.digest] = executors
             while len(self._tables) > KEPT_TABLES:
                 del self._tables[next(iter(self._tables))]
 
     def on_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk; the first of a frame begins its session. Never raises for a bad one."""
-        key = (chunk.session, chunk.frame)
         try:
             session = self._session(chunk)
-            if session is None:
+            if session is None or not session.inbox.put(chunk):
                 self.stray_chunks += 1
-            else:
-                session.inbox.put(chunk)
         except BadChunk as error:
-            self._refuse(key, str(error))
+            self._refuse((chunk.session, chunk.frame), str(error))
 
     def close(self) -> None:
         """Give up all frames and stop."""
         with self._lock:
             self._closing = True
-            for session in self._sessions.values():
-                session.inbox.abort('the server is stopping')
+            sessions = list(self._sessions.values())
             self._lock.notify_all()
+        for session in sessions:
+            session.inbox.abort('the server is stopping')
+        deadline = time.monotonic() + STOP_S
         for thread in self._threads:
-            thread.join(5.0)
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._outbox.close(0.2)
 
     def _session(self, chunk: Chunk) -> _Session | None:
         """Return the chunk's session, begun if it is new; None for a frame that is over."""
         key = (chunk.session, chunk.frame)
         with self._lock:
-            session = self._sessions.get(key)
-            if session is not None:
-                if chunk.head != session.head:
-                    raise BadChunk(
-                        f'frame {chunk.frame} came under plan {session.head.plan_index} of table '
-                        f'{session.head.table_digest.hex()[:12]}, now a chunk of it says plan '
-                        f'{chunk.plan_index} of table {bytes(chunk.table_digest).hex()[:12]}')
-                return session
-            if key in self._refused or self._closing or (
-                    chunk.session == self._ended[0] and chunk.frame <= self._ended[1]):
+            if key in self._sessions:
+                return self._sessions[key]
+            if key in self._over or self._closing:
                 return None
-            executor = self._executor(chunk)
-            head = chunk.head
+            executor, head = self._executor(chunk), chunk.head
             session = _Session(head, executor, inbox_for(self.layout, executor.program, head),
                                time.monotonic())
-            while len(self._sessions) >= self.max_sessions:
-                oldest = next(iter(self._sessions.values()))
-                self._sessions.pop((oldest.head.session, oldest.head.frame))
-                oldest.inbox.abort(f'frame {head.frame} came while {self.max_sessions} were in '
-                                   'flight; the oldest is given up')
+            reason = (f'frame {head.frame} came while {self.max_sessions} were in flight; the '
+                      'oldest is given up')
+            unbegun = self._make_room(reason)
             self._sessions[key] = session
             self._queue.append(session)
             self._lock.notify()
-            return session
+        if unbegun:
+            self._end(unbegun, ABORTED, reason)
+        return session
+
+    def _make_room(self, reason: str) -> _Session | None:
+        """Give up the oldest session when there are too many; return it if no thread has it."""
+        if len(self._sessions) < self.max_sessions:
+            return None
+        oldest = next(iter(self._sessions.values()))
+        self._forget(oldest.key)
+        oldest.inbox.abort(reason)
+        if oldest not in self._queue:
+            return None
+        self._queue.remove(oldest)
+        return oldest
 
     def _executor(self, chunk: Chunk) -> Executor:
         """Return the executor of a chunk's plan; raises BadChunk. The lock is held."""
@@ -149,65 +161,88 @@ class ServerEngine:
             raise BadChunk(f'chunk has version {chunk.version}, expected {VERSION}: run the same '
                            'release on both sides')
         digest = bytes(chunk.table_digest)
-        table = self._tables.get(digest)
-        if table is None:
+        executors = self._tables.get(digest)
+        if executors is None:
             held = ', '.join(held.hex()[:12] for held in self._tables) or 'none'
             raise BadChunk(f'the frame runs under plan table {digest.hex()[:12]}, this server '
                            f'holds {held}')
-        if chunk.plan_index >= len(table.plans):
+        if chunk.plan_index >= len(executors):
             raise BadChunk(f'the frame runs under plan {chunk.plan_index}, its table has plans 0 '
-                           f'to {len(table.plans) - 1}')
-        return self._prepared.of(table, chunk.plan_index)
+                           f'to {len(executors) - 1}')
+        return executors[chunk.plan_index]
 
-    def _refuse(self, key: tuple[int, int], text: str) -> None:
+    def _forget(self, key: Key) -> None:
+        """Note that a frame is over; the lock is held."""
+        self._sessions.pop(key, None)
+        self._over[key] = None
+        if len(self._over) > KEPT_OVER:
+            del self._over[next(iter(self._over))]
+
+    def _refuse(self, key: Key, text: str) -> None:
         """End a frame because of a bad chunk, and say so once."""
         with self._lock:
             session = self._sessions.get(key)
-            if session is None:
-                if key in self._refused:
-                    return
-                self._refused.append(key)
+            if session is not None:
+                session.refusal = session.refusal or text
+            elif key in self._over:
+                return
+            else:
+                self._forget(key)
                 self.frames[REFUSED] += 1
-        _log.warning('frame %s refused: %s', key[1], text)
         if session is not None:
             session.inbox.abort(text)
         else:
-            self._report(FrameReport(*key, REFUSED, text))
+            self._tell(FrameReport(*key, REFUSED, text))
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._lock.wait_for(lambda: self._queue or self._closing)
-                if self._closing:
-                    return
-                session = self._queue.popleft()
-            status, text = OK, ''
-            try:
-                session.executor.run(_ServerIO(self, session), trace=session.trace)
-            except (Aborted, DeadlinePassed) as error:
-                status, text = ABORTED, str(error)
-            except Exception as error:  # the next frame comes all the same
-                status, text = ABORTED, f'the server failed: {type(error).__name__}: {error}'
-                _log.exception('frame %s failed', session.head.frame)
-            self._end(session, status, text)
+        while self._next():
+            pass  # a frame's variables, and with them its memory, are gone by now
+
+    def _next(self) -> bool:
+        """Compute the next frame; return False when there is none any more."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._queue or self._closing)
+            if not self._queue:
+                return False
+            session = self._queue.popleft()
+        status, text = OK, ''
+        try:
+            session.executor.run(_ServerIO(self, session), trace=session.trace)
+        except Aborted as error:
+            status, text = ABORTED, error.reason
+        except LinkError as error:
+            status, text = ABORTED, str(error)
+        except Exception as error:  # the next frame comes all the same
+            status, text = ABORTED, f'the server failed: {type(error).__name__}: {error}'
+            _log.exception('frame %s failed', session.head.frame)
+        self._end(session, status, text)
+        return True
 
     def _end(self, session: _Session, status: int, text: str) -> None:
-        key = (session.head.session, session.head.frame)
+        if status != OK and session.refusal:
+            status, text = REFUSED, session.refusal
         with self._lock:
-            self._sessions.pop(key, None)
-            if key[0] != self._ended[0] or key[1] > self._ended[1]:
-                self._ended = key
+            self._forget(session.key)
             self.frames[status] += 1
         if status != OK:
-            self._outbox.cancel(*key)
-            self._report(self._summary(session, status, text))
+            self._outbox.cancel(*session.key)
+            self._tell(self._summary(session, status, text))
 
     def _summary(self, session: _Session, status: int = OK, text: str = '') -> FrameReport:
         trace, now = session.trace, time.monotonic()
-        return FrameReport(session.head.session, session.head.frame, status, text,
-                           trace.compute_s, trace.wait_s, now - session.begun_s,
-                           session.inbox.received_bytes,
+        return FrameReport(*session.key, status, text, trace.compute_s, trace.wait_s,
+                           now - session.begun_s, session.inbox.received_bytes,
                            compute_spans('server', trace, session.begun_s))
+
+    def _tell(self, report: FrameReport) -> None:
+        try:
+            self._report(report)
+        except Exception:  # without its report a frame costs the robot its deadline, no more
+            _log.exception('the report of frame %s failed', report.frame)
+
+    def _unsent(self, spec: SliceSpec, head: Head, error: Exception) -> None:
+        self._tell(FrameReport(head.session, head.frame, ABORTED,
+                               f'sending {spec} failed: {type(error).__name__}: {error}'))
 
 
 class _ServerIO(LinkIO):
@@ -225,5 +260,5 @@ class _ServerIO(LinkIO):
         if step is self._last:
             self._inbox.check()
             self._session_of.trace.mark()
-            self._engine._report(self._engine._summary(self._session_of))
+            self._engine._tell(self._engine._summary(self._session_of))
         super().send(step, rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hp_inference.runtime.frames import Span
@@ -23,6 +24,7 @@ _PREPARE_COLOUR = '#9bb4d6'
 _LEGEND = (('prepare the image', _PREPARE_COLOUR), ('robot computes', _COLOURS['robot']),
            ('rows travel', _COLOURS['uplink']), ('server computes', _COLOURS['server']))
 _INK = '#333333'
+_ANSWER = {'color': _INK, 'linewidth': 1.2, 'linestyle': (0, (4, 2))}
 # Inches of a figure that the panels' own contents do not take: title and legend, and one panel.
 _WIDTH, _MARGIN, _PANEL = 9.0, 1.05, 1.65
 # A span narrower than this part of the axis would vanish in the picture.
@@ -63,13 +65,15 @@ def draw(panels: Sequence[Panel], path: Path | str, title: str = '') -> None:
                for panel in panels)
     for axes, panel in zip(rows, panels):
         _draw_panel(axes, panel, 1e3 * last)
-    rows[-1].set_xlabel('time since the image was received [ms]', color=_INK)
+    rows[-1].set_xlabel('time since the image was received [ms]', color=_INK, fontsize=9)
     if title:
         figure.suptitle(title, x=0.012, y=1 - 0.1 / height, ha='left', va='top', fontsize=11,
                         color=_INK)
-    figure.legend(handles=[Patch(color=colour, label=label) for label, colour in _LEGEND],
-                  loc='upper right', bbox_to_anchor=(0.995, 1 - 0.06 / height), ncol=len(_LEGEND),
-                  frameon=False, fontsize=8, handlelength=1.2, columnspacing=1.2)
+    handles = [Patch(color=colour, label=label) for label, colour in _LEGEND]
+    figure.legend(handles=[*handles, Line2D([], [], label='answer', **_ANSWER)],
+                  loc='upper right', bbox_to_anchor=(0.995, 1 - 0.06 / height),
+                  ncol=len(handles) + 1, frameon=False, fontsize=8.5, handlelength=1.4,
+                  columnspacing=1.2)
     figure.subplots_adjust(left=0.135, right=0.985, bottom=0.48 / height, top=1 - 0.62 / height,
                            hspace=0.42)
     figure.savefig(path)
@@ -84,14 +88,14 @@ def _draw_panel(axes: Axes, panel: Panel, last_ms: float) -> None:
                 axes.broken_barh([(1e3 * span.start_s, width)], (place - 0.34, 0.68), color=colour,
                                  linewidth=0)
     axes.set_yticks(range(len(LANES)), [
-        f'{lane}  {1e3 * busy_s(panel.spans, (lane,)):.0f} ms' for lane in LANES], fontsize=8.5)
+        f'{lane}  {1e3 * busy_s(panel.spans, (lane,)):.0f} ms' for lane in LANES])
     axes.set_ylim(len(LANES) - 0.45, -0.55)
     axes.set_xlim(0, 1.02 * last_ms)
     axes.set_title(panel.title, loc='left', fontsize=9.5, color=_INK)
-    axes.axvline(1e3 * panel.end_s, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
+    axes.axvline(1e3 * panel.end_s, **_ANSWER)
     axes.grid(axis='x', color='#e4e4e4', linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0)
+    axes.tick_params(colors=_INK, length=0, labelsize=8.5)
     for side in ('top', 'right', 'left'):
         axes.spines[side].set_visible(False)
     axes.spines['bottom'].set_color('#bbbbbb')

@@ -3,8 +3,9 @@
 
 from pathlib import Path
 
-from hp_inference.nodes.params import markdown, ROBOT, SERVER
 import pytest
+
+from hp_inference.nodes.params import markdown, ROBOT, SERVER
 
 README = Path(__file__).parents[2] / 'README.md'
 

@@ -288,6 +288,8 @@ def test_a_value_that_nobody_needs_any_more_is_written_over():
     lambda net, y: [net.relu(net.op('permute.default', y, [0, 1, 3, 2])), y],  # through a view
     lambda net, y: [net.add(net.relu(net.op('permute.default', y, [0, 1, 3, 2])),
                             net.op('permute.default', y, [0, 1, 3, 2]))],
+    lambda net, y: [net.add(net.op('permute.default', y, [0, 1, 3, 2]),   # a view of it lives on
+                            net.op('permute.default', net.relu(y), [0, 1, 3, 2]))],
     lambda net, y: [net.op('ge.Tensor', y, y)],                   # another type
     lambda net, y: [net.op('mul.Tensor', y, net.op('mean.dim', y, [3], True))],
 ])
@@ -480,4 +482,4 @@ def test_lifetimes_name_the_last_use_of_every_value():
     lives = Lifetimes(layout, robot, {1, 4})
     # Steps: 1 to float, 2 conv, 3 relu, 4 add. The image and value 2 and 3 go, 1 and 4 are kept.
     assert lives.drops == [(0,), (), (), (2, 3)]
-    assert [lives.ends_at(value, 3) for value in (1, 2, 3)] == [False, False, True]
+    assert [lives.read_once(value) for value in (1, 2, 3)] == [False, False, True]

@@ -9,7 +9,7 @@ from hp_inference.graph.ir import Const
 from hp_inference.graph.rows import Rows
 from hp_inference.graph.table import Block, LOCAL, OpView, PARTIAL, register, Rule
 
-UNARY = '''
+UNARY = """
     abs acos acosh asin asinh atan atanh bitwise_not ceil celu cos cosh elu erf erfc erfinv exp
     exp2 expm1 floor gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan
     leaky_relu log log10 log1p log2 log_sigmoid logical_not logit mish nan_to_num neg
@@ -18,8 +18,8 @@ UNARY = '''
     add.Scalar sub.Scalar rsub.Scalar mul.Scalar div.Scalar div.Scalar_mode remainder.Scalar
     fmod.Scalar floor_divide.Scalar eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar
     bitwise_and.Scalar bitwise_or.Scalar masked_fill.Scalar
-'''
-NARY = '''
+"""
+NARY = """
     add.Tensor sub.Tensor rsub.Tensor mul.Tensor div.Tensor div.Tensor_mode pow.Tensor_Tensor
     pow.Scalar maximum minimum fmax fmin max.other min.other atan2 hypot lerp.Scalar lerp.Tensor
     addcmul addcdiv where.self where.ScalarSelf where.ScalarOther clamp.Tensor clamp_max.Tensor
@@ -27,7 +27,7 @@ NARY = '''
     le.Tensor gt.Tensor ge.Tensor logical_and logical_or logical_xor bitwise_and.Tensor
     bitwise_or.Tensor bitwise_xor.Tensor masked_fill.Tensor xlogy.Tensor
     logaddexp copysign.Tensor
-'''
+"""
 
 
 def _overloads(names: str) -> list[str]:

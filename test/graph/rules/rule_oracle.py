@@ -12,7 +12,7 @@ from hp_inference.graph.capture import as_image_model, capture, named_leaves
 from hp_inference.graph.ir import Const, Graph, Op, Ref, substitute, Value
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.rows import Rows
-from hp_inference.graph.table import LOCAL, OpView, Rule, TABLE, whole_rule
+from hp_inference.graph.table import Block, LOCAL, OpView, Rule, TABLE, whole_rule
 
 # These do no arithmetic that depends on which rows stand beside a row: not one bit may differ.
 BITWISE = tuple(f'aten.{name}.' for name in """
@@ -26,7 +26,8 @@ BITWISE = tuple(f'aten.{name}.' for name in """
 # Only these have output rows that no input row goes into: the others have a tensor to run on.
 MAY_NEED_NOTHING = ('aten.cat.default', 'aten.pad.default', 'aten.constant_pad_nd.default',
                     'aten.type_as.default')
-TOLERANCE = 1e-12  # of max|whole|, where a sum may be taken in another order
+# Of max|whole|, where a sum may be taken in another order.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
 def drawn(examples: int):
@@ -242,14 +243,25 @@ def check_blocks(case: Case, intervals=None) -> None:
                 t is not None and _memory(t) == _memory(made) for t in fed), 'a view, not said so'
             for tensor, old in zip(fed, before):
                 assert tensor is None or torch.equal(tensor.nan_to_num(), old.nan_to_num())
-            if block.out is None:
-                continue
-            assert_same(block.out(*fed, out=torch.empty_like(wanted)), wanted, exact)
-            for place in range(len(fed)):
-                again = [t.clone() for t in before]
-                made = block.out(*again, out=again[place])
-                assert made.data_ptr() == again[place].data_ptr()
-                assert_same(again[place], wanted, exact)
+            if block.out is not None:
+                _check_out(block, before, wanted, case.rule.axis, exact)
+
+
+def _check_out(block: Block, fed, wanted: torch.Tensor, axis: int, exact: bool) -> None:
+    """Write into the middle rows of a larger tensor, and over each of the inputs."""
+    shape = list(wanted.shape)
+    shape[axis] += 2
+    for memory in (torch.contiguous_format, torch.channels_last)[:1 + (len(shape) == 4)]:
+        around = torch.full(shape, 7).to(wanted.dtype).contiguous(memory_format=memory)
+        block.out(*fed, out=around.narrow(axis, 1, wanted.shape[axis]))
+        assert_same(around.narrow(axis, 1, wanted.shape[axis]), wanted, exact)
+        rims = torch.cat([around.narrow(axis, row, 1) for row in (0, -1)])
+        assert bool((rims == torch.full((), 7).to(wanted.dtype)).all())
+    for place in range(len(fed)):
+        again = [tensor.clone() for tensor in fed]
+        made = block.out(*again, out=again[place])
+        assert made.data_ptr() == again[place].data_ptr()
+        assert_same(again[place], wanted, exact)
 
 
 def _memory(tensor: torch.Tensor) -> int:
@@ -282,7 +294,8 @@ def assert_same(made: torch.Tensor, wanted: torch.Tensor, exact: bool) -> None:
     same = (made == wanted) | ((made != made) & (wanted != wanted))
     if bool(same.all()):
         return
-    limit = 0 if exact else TOLERANCE * wanted[wanted.isfinite()].abs().max().item()
+    limit = 0 if exact or wanted.dtype not in TOLERANCE else (
+        TOLERANCE[wanted.dtype] * wanted[wanted.isfinite()].abs().max().item())
     worst = (made.double() - wanted.double()).abs()[~same].max().item()
     assert worst <= limit, f'differs by {worst}, at most {limit} expected'
 

@@ -29,7 +29,7 @@ def pairs(numbers):
     return st.lists(numbers, min_size=2, max_size=2)
 
 
-@drawn(150)
+@drawn(100)
 @given(st.data(), pairs(st.integers(1, 4)), pairs(st.integers(1, 4)), pairs(st.integers(0, 5)),
        pairs(SMALL), st.sampled_from([1, 2]), st.sampled_from([2, 3, None]),
        st.lists(ROWS, min_size=2, max_size=2), st.booleans())
@@ -51,6 +51,8 @@ def test_convolution(data, kernel, stride, padding, dilation, groups, axis, size
 def test_convolution_in_single_precision(data, kernel, stride, padding, dilation, groups, axis,
                                          size, bias):
     # Its kernels are others than those of double precision; whole numbers add up alike in both.
+    # PyTorch's own crash on few columns where padding hides whole windows: not drawn here.
+    padding = [min(p, d * (k - 1)) for p, d, k in zip(padding, dilation, kernel)]
     reach = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(size, padding, dilation, kernel)]
     assume(min(reach) >= 1 and (axis or (reach[0] - 1) // stride[0] > 0))
     image, weight, offset = ((2 * random(*shape, dtype=torch.float32)).round() for shape in (
@@ -61,7 +63,7 @@ def test_convolution_in_single_precision(data, kernel, stride, padding, dilation
     check_drawn(case, data, tight=False)
 
 
-@drawn(80)
+@drawn(60)
 @given(st.data(), pairs(st.integers(1, 4)), pairs(SMALL), st.sampled_from(['same', 'valid']),
        st.sampled_from([2, 3]), st.lists(ROWS, min_size=2, max_size=2))
 def test_convolution_with_padding_by_name(data, kernel, dilation, padding, axis, size):
@@ -71,7 +73,7 @@ def test_convolution_with_padding_by_name(data, kernel, dilation, padding, axis,
     check_drawn(case, data, slack=max(dilation) - 1)
 
 
-@drawn(80)
+@drawn(60)
 @given(st.data(), st.sampled_from([1, 3]), st.integers(1, 4), SMALL, st.integers(0, 3), SMALL,
        st.booleans())
 def test_convolution_in_one_and_three_dimensions(data, places, kernel, stride, padding, dilation,
@@ -92,7 +94,7 @@ def test_convolution_in_one_and_three_dimensions(data, places, kernel, stride, p
     check_drawn(case, data, slack=dilation)
 
 
-@drawn(150)
+@drawn(100)
 @given(st.data(), pairs(st.integers(1, 4)), pairs(st.integers(1, 5)), pairs(st.integers(0, 4)),
        pairs(SMALL), pairs(st.integers(0, 4)), st.sampled_from([1, 2]),
        st.sampled_from([2, 3, None]), st.lists(st.integers(1, 7), min_size=2, max_size=2))
@@ -114,7 +116,7 @@ def pool_settings(data):
     return data.draw(st.lists(ROWS, min_size=2, max_size=2)), kernel, stride, padding
 
 
-@drawn(150)
+@drawn(100)
 @given(st.data(), pairs(SMALL), st.booleans(), st.sampled_from([1, 2, 3, None]))
 def test_max_pool(data, dilation, ceil, axis):
     size, kernel, stride, padding = pool_settings(data)
@@ -125,7 +127,7 @@ def test_max_pool(data, dilation, ceil, axis):
     check_drawn(case, data, slack=max(dilation) - 1)
 
 
-@drawn(150)
+@drawn(100)
 @given(st.data(), st.booleans(), st.booleans(), st.sampled_from([None, None, 1, 5, -3]),
        st.sampled_from([1, 2, 3, None]))
 def test_average_pool(data, ceil, include_pad, divisor, axis):
@@ -137,7 +139,7 @@ def test_average_pool(data, ceil, include_pad, divisor, axis):
     check_drawn(case, data)
 
 
-@drawn(80)
+@drawn(60)
 @given(st.data(), ROWS, st.integers(2, 15), st.sampled_from(['avg', 'max']),
        st.sampled_from([1, 2, 3]))
 def test_adaptive_pool(data, rows, out_rows, kind, axis):
@@ -150,7 +152,7 @@ def test_adaptive_pool(data, rows, out_rows, kind, axis):
 @pytest.mark.parametrize('name', ['upsample_nearest2d', '_upsample_nearest_exact2d',
                                   'upsample_bilinear2d', 'upsample_bicubic2d',
                                   '_upsample_bilinear2d_aa', '_upsample_bicubic2d_aa'])
-@drawn(50)
+@drawn(40)
 @given(data=st.data(), size=st.lists(st.integers(2, 9), min_size=2, max_size=2),
        corners=st.booleans(), by_factor=st.booleans(), axis=st.sampled_from([2, 2, None]))
 def test_upsample(name, data, size, corners, by_factor, axis):
@@ -167,7 +169,7 @@ def test_upsample(name, data, size, corners, by_factor, axis):
 
 
 @pytest.mark.parametrize('mode', ['constant', 'reflect', 'replicate', 'circular'])
-@drawn(80)
+@drawn(60)
 @given(data=st.data(), size=st.lists(ROWS, min_size=2, max_size=2), axis=st.integers(0, 3))
 def test_pad(mode, data, size, axis):
     widths = []
@@ -192,7 +194,7 @@ def grouped(data, factors: list[int]) -> list[int]:
     return shape
 
 
-@drawn(200)
+@drawn(120)
 @given(st.data(), st.permutations([2, 3, 2, 5]))
 def test_view(data, factors):
     source, target = grouped(data, factors), grouped(data, factors)
@@ -207,7 +209,7 @@ def test_view(data, factors):
         check_drawn(case, data)
 
 
-@drawn(80)
+@drawn(60)
 @given(st.data(), st.integers(0, 2), st.integers(0, 2),
        st.lists(st.tuples(st.integers(1, 5), st.sampled_from(['rows', 'whole', 'constant'])),
                 min_size=1, max_size=4))
@@ -223,7 +225,7 @@ def test_cat(data, axis, dim, parts):
     check_drawn(applied('cat.default', tensors, dim), data, tight=axis == dim)
 
 
-@drawn(80)
+@drawn(60)
 @given(st.data(), ROWS, st.integers(-14, 14), st.integers(-14, 14), st.integers(1, 4),
        st.integers(0, 2))
 def test_slice(data, rows, start, end, step, dim):
@@ -235,7 +237,7 @@ def test_slice(data, rows, start, end, step, dim):
     check_drawn(case, data)
 
 
-@drawn(150)
+@drawn(100)
 @given(st.data(), SMALL, SMALL, SMALL, SMALL, st.lists(SMALL, max_size=2),
        st.lists(st.booleans(), min_size=4, max_size=4))
 def test_matmul(data, rows, summed, columns, other, batch, broadcast):
@@ -253,6 +255,12 @@ def test_matmul(data, rows, summed, columns, other, batch, broadcast):
         check_blocks(case)
     else:
         check_drawn(case, data, tight=False)
+
+
+def test_padding_beyond_the_kernel_in_single_precision_is_copied_around_short_slices():
+    image, weight = random(1, 4, 8, 2, dtype=torch.float32), random(8, 4, 1, 1, dtype=torch.float32)
+    case = applied('conv2d.default', Given(image.round()), weight.round(), None, [1, 1], [2, 0])
+    check_blocks(case)
 
 
 def test_a_number_of_rows_that_divides_nothing_is_cut_anywhere():

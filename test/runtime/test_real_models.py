@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real networks, split at random: the answer of the unsplit module (bench/exactness.py: all)."""
+
+from pathlib import Path
+
+from nets import random_image
+import pytest
+import torch
+
+from hp_inference.graph.capture import as_image_model, capture
+from hp_inference.graph.draw import draw_weights
+from hp_inference.graph.layout import Layout
+from hp_inference.graph.models import load_model
+from hp_inference.graph.table import LOCAL
+from hp_inference.runtime.local import run_both
+from hp_inference.runtime.reference import reference, TOLERANCE
+from hp_inference.split.plan import make_plan
+from hp_inference.split.program import compile_plan
+
+UNET = f'{Path(__file__).parents[2]}/examples/unet.py:unet'
+PLANS = ('robot_only', 'full_offload', 'uniform:0.5', 'random:0', 'random:1', 'random:2')
+
+
+def swin():
+    """Return a Swin transformer of two stages: windows of 7, shifted and merged."""
+    from torchvision.models import SwinTransformer
+    return SwinTransformer([4, 4], 24, [2, 2], [2, 4], [7, 7])
+
+
+def vit():
+    """Return a vision transformer of three layers."""
+    from torchvision.models import VisionTransformer
+    return VisionTransformer(80, 16, 3, 4, 48, 96)
+
+
+MODELS = {
+    'resnet18': ('torchvision:resnet18', (227, 301)),
+    'mobilenet_v3_large': ('torchvision:mobilenet_v3_large', (227, 301)),
+    'shufflenet_v2_x1_0': ('torchvision:shufflenet_v2_x1_0', (227, 301)),
+    'convnext_tiny': ('torchvision:convnext_tiny', (97, 131)),
+    'deeplabv3_mobilenet_v3_large': ('torchvision:deeplabv3_mobilenet_v3_large', (97, 131)),
+    'keypointrcnn_resnet50_fpn.backbone': (
+        'torchvision:keypointrcnn_resnet50_fpn.backbone', (97, 131)),
+    'unet': (UNET, (101, 75)),
+    'swin': (swin, (97, 131)),
+    'vit': (vit, (80, 80)),
+}
+
+
+def opened(name, dtype):
+    """Return the unsplit model, its layout, an image and the unsplit answer."""
+    source, size = MODELS[name]
+    shape = (1, 3, *size)
+    if callable(source):
+        load_model('torchvision:squeezenet1_1')  # imports torchvision, where it needs help
+        module = source().eval()
+        draw_weights(module, 0)
+        module = module.to(dtype)
+    else:
+        module = load_model(source, dtype=dtype)
+    model = as_image_model(module, shape)
+    layout = Layout(capture(model, shape, name))
+    image = random_image(layout, seed=1)
+    return layout, image, reference(model, image)
+
+
+@pytest.mark.parametrize('name, dtype', [
+    *((name, torch.float32) for name in MODELS),
+    ('shufflenet_v2_x1_0', torch.float64), ('unet', torch.float64), ('swin', torch.float64)])
+def test_split_is_unsplit(name, dtype):
+    layout, image, wanted = opened(name, dtype)
+    assert layout.unsupported == {}
+    for tensor in wanted.values():
+        assert tensor.isfinite().all() and tensor.std() > 1e-3 * tensor.abs().max() > 0
+    travelled = 0
+    for plan in PLANS:
+        frame = run_both(layout, compile_plan(layout, make_plan(plan, layout)), image,
+                         timeout_s=120)
+        travelled += frame.sent_bytes
+        assert list(frame.outputs) == list(wanted)
+        for output, tensor in wanted.items():
+            got = frame.outputs[output]
+            assert got.shape == tensor.shape and got.dtype == tensor.dtype == dtype
+            worst = (got.double() - tensor.double()).abs().max() / tensor.double().abs().max()
+            assert worst <= TOLERANCE[dtype], f'{plan}, output {output}'
+    assert travelled > 0
+
+
+@pytest.mark.parametrize('height', [64, 65])
+def test_another_image_gives_another_answer(height):
+    # Or an error on the way of the image would not show.
+    model = as_image_model(load_model(UNET), (1, 3, height, 64))
+    layout = Layout(capture(model, (1, 3, height, 64), 'unet'))
+    programs = compile_plan(layout, make_plan('uniform:0.5', layout))
+    first, second = (run_both(layout, programs, random_image(layout, seed)).outputs['output']
+                     for seed in (1, 2))
+    assert (first - second).abs().max() > 0.01 * first.abs().max()
+    assert {layout.kind(value) for value in range(1, len(layout.rows))} == {LOCAL}
+
+
+def test_either_half_of_the_image_changes_the_answer_of_a_split_classifier():
+    model = as_image_model(load_model('torchvision:resnet18'), (1, 3, 64, 64))
+    layout = Layout(capture(model, (1, 3, 64, 64), 'resnet18'))
+    programs = compile_plan(layout, make_plan('uniform:0.5', layout))
+    image = random_image(layout)
+    before = run_both(layout, programs, image).outputs['output']
+    for half in (slice(0, 32), slice(32, 64)):
+        changed = image.clone()
+        changed[:, :, half] = 255 - changed[:, :, half]
+        after = run_both(layout, programs, changed).outputs['output']
+        assert (after - before).abs().max() > 0.01 * before.abs().max()
