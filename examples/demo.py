@@ -110,7 +110,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
                         help='size of the model input (default 1,3,224,224)')
     parser.add_argument('--plans', nargs='+', default=[robot['plan'], *robot['plans']],
                         help='robot_only, full_offload, uniform:SHARE, layer:VALUE or random:SEED '
-                             '(default %(default)s)')
+                             f'(default {" ".join([robot["plan"], *robot["plans"]])})')
     parser.add_argument('--out', type=Path, default=ROOT / 'out' / 'demo',
                         help='folder for the picture and the logs (default out/demo)')
     return parser.parse_args(argv)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Sequence
+from contextlib import suppress
 import json
 import os
 from pathlib import Path
@@ -14,8 +14,9 @@ import subprocess
 import sys
 
 TAIL_LINES = 15
-# A node that is told to end finishes its frame and leaves its topics.
-STOP_S = 8.0
+# A node that is told to end finishes its frame and leaves its topics; one that still captures the
+# model does not listen, and whoever interrupts the demo does not want to wait.
+STOP_S, INTERRUPTED_S = 8.0, 2.0
 # What a ROS log line has before its text.
 LOG_PREFIX = re.compile(r'\[\w+\] \[[\d.]+\] \[[^\]]+\]: ')
 
@@ -48,8 +49,8 @@ class NodeProcess:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.stop()
+    def __exit__(self, kind, *_):
+        self.stop(INTERRUPTED_S if kind else STOP_S)
 
     def check(self) -> None:
         """Raise DemoError with the end of the log when the process is gone."""
@@ -68,25 +69,23 @@ class NodeProcess:
         fresh, self._shown = complete[self._shown:], len(complete)
         return [LOG_PREFIX.sub('', line) for line in fresh if LOG_PREFIX.match(line)]
 
-    def stop(self) -> int:
-        """End the process with all that it started; return its exit status."""
-        atexit.unregister(self.stop)
+    def stop(self, seconds: float = INTERRUPTED_S) -> None:
+        """End the process with all that it started, in good order if that takes no longer."""
         if self._process.poll() is None:
             self._process.terminate()
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+        with suppress(ProcessLookupError):  # as it should be: the whole group is gone
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # as it should be: the whole group is gone
-        return self._process.wait()
+        self._process.wait()
+        atexit.unregister(self.stop)  # last, so that a signal above leaves it to atexit
 
 
-def end_on_signals(signals: Sequence[int] = (signal.SIGTERM, signal.SIGHUP)) -> None:
-    """Let signals end this process the ordinary way, so that ``with`` and atexit do their work."""
+def end_on_signals() -> None:
+    """Let signals end this process by an exception, so that ``with`` and atexit do their work."""
     def leave(number, _):
         sys.exit(128 + number)
-    for number in signals:
+    for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
+    # Set even where the shell has left it ignored, as for a command in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -139,4 +139,4 @@ def _table(head: Sequence[str]) -> Table:
 
 
 def _kilobytes(count: float) -> str:
-    return f'{count / 1e3:.1f}'
+    return f'{count / 1e3:.{1 if not 0 < count < 1000 else 2}f}'

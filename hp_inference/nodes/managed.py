@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import traceback
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -24,7 +26,8 @@ class ManagedNode(LifecycleNode):
     A lifecycle node with a parameter table and a model.
 
     A node implements ``configure`` and ``cleanup``; ``configure`` raises ValueError (all errors of
-    the core are) to refuse, and the text is logged. It is active or not: ``self.active``.
+    the core are) to refuse, and the text is logged. It is active or not: ``self.active``. All
+    callbacks run on one thread, so that none comes in the middle of a transition.
     """
 
     def __init__(self, name: str, table: Table):
@@ -71,11 +74,14 @@ class ManagedNode(LifecycleNode):
         """Configure; a refusal is logged in one line."""
         try:
             self.configure()
+            return SUCCESS
         except ValueError as error:
-            self.get_logger().error(f'can not start: {error}')
-            self.cleanup()
-            return FAILURE
-        return SUCCESS
+            self.get_logger().error(f'cannot start: {error}')
+        except Exception:  # rclpy would keep it to itself
+            if rclpy.ok():
+                self.get_logger().error(f'cannot start:\n{traceback.format_exc()}')
+        self.cleanup()
+        return FAILURE
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
         """Let frames in."""
@@ -104,31 +110,51 @@ class ManagedNode(LifecycleNode):
         self.cleanup()
         return SUCCESS
 
+    def spin(self) -> None:
+        """Work until the node is told to stop; a callback that fails does not end it."""
+        executor = SingleThreadedExecutor()
+        executor.add_node(self)
+        while rclpy.ok():
+            try:
+                executor.spin()
+            except ExternalShutdownException:
+                return
+            except Exception:
+                # Anybody may ask for a transition that the state does not allow, and rclpy raises.
+                if rclpy.ok():
+                    self.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
+
 
 def run(make: type[ManagedNode], args: list[str] | None = None) -> int:
-    """Run a node until it is told to stop; return the process's exit status."""
-    rclpy.init(args=args)
-    node, status = None, 0
+    """
+    Run a node until it is told to stop; return the process's exit status.
+
+    0: it was told to stop. 1: it could not be configured. 2: wrong arguments or parameters.
+    """
+    # As Ctrl-C does, SIGTERM then interrupts the capture of a model, too; rclpy calls both.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    node = None
     try:
-        node = make()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        if node.params.autostart:
-            if node.trigger_configure() != SUCCESS or node.trigger_activate() != SUCCESS:
-                return 1
-        executor.spin()
+        try:
+            rclpy.init(args=args)
+            node = make()
+        except (BadParameter, RuntimeError) as error:  # the latter is how rclpy refuses arguments
+            print(f'{make.__name__}: {error}', file=sys.stderr)
+            return 2
+        if node.params.autostart and not (node.trigger_configure() == SUCCESS
+                                          and node.trigger_activate() == SUCCESS):
+            return 1 if rclpy.ok() else 0
+        node.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except BadParameter as error:
-        print(f'{error}', file=sys.stderr)
-        status = 2
     except Exception:
-        if rclpy.ok():
+        if rclpy.ok():  # else it was told to stop in the middle of something
             raise
-        # Told to stop while it started: rclpy's calls fail once the context is gone.
     finally:
+        # Told once is enough: a terminal and ros2 launch may both pass a Ctrl-C on.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node is not None:
             node.cleanup()
             node.destroy_node()
         rclpy.try_shutdown()
-    return status
+    return 0

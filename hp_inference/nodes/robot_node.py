@@ -9,11 +9,12 @@ import sys
 import time
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from hp_inference import __version__
-from hp_inference.link.errors import BadChunk
+from hp_inference.link.errors import Aborted, BadChunk
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import (
     chunk_from_msg,
@@ -48,6 +49,12 @@ FIGURES = ('frame', 'plan_index', 'fallback', 'latency_s', 'queue_s', 'preproces
            'received_bytes')
 # Results remembered for the statistics in the log.
 REMEMBERED = 1000
+# Characters of a text from the server that are passed on.
+TEXT = 1000
+# How often the robot looks whether its server is still there.
+LOOK_S = 0.5
+# The same reason for dropping images is logged again after this time.
+REPEAT_S = 2.0
 
 
 class RobotNode(ManagedNode):
@@ -55,12 +62,17 @@ class RobotNode(ManagedNode):
 
     def __init__(self):
         super().__init__('robot_node', ROBOT)
-        self.layout = self.engine = self.diagnostics = self.timer = None
-        self.topics: list = []
+        self.layout = self.engine = self.diagnostics = None
+        self.publishers_made: list = []
         self.subscriptions_made: list = []
+        self.timers_made: list = []
         self.latencies: deque[float] = deque(maxlen=REMEMBERED)
         self.last_reason, self.last_result_s = '', None
-        self.params.check('plan', lambda text: self.layout and self._table(text))
+        self.last_drop, self.last_drop_s = '', 0.0
+        self.server_seen = False
+        self.params.check('plan', lambda plan: self.layout and self._table(plan))
+        self.params.check(
+            'codec', lambda codec: self.layout and self._table(self.params.plan, codec))
         self.params.on_change(self._on_change)
 
     def configure(self) -> None:
@@ -80,45 +92,51 @@ class RobotNode(ManagedNode):
                         lambda msg: self._on_image(msg, from_compressed), qos.IMAGES)
         self._subscribe(TensorChunk, 'downlink', self._on_chunk, qos.CHUNKS)
         self._subscribe(FrameReport, 'frame_report', self._on_report, qos.REPORTS)
-        self._subscribe(ServerStatus, 'server_status', self._on_status, qos.LATCHED)
+        self._status = self._subscribe(ServerStatus, 'server_status', self._on_status,
+                                       qos.LATCHED)
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('inference', self._diagnose)
-        self.timer = self.create_timer(self.params.log_every_s, self._log_statistics)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a simulation's clock may stand still
+        self.timers_made = [
+            self.create_timer(self.params.log_every_s, self._log_statistics, clock=steady),
+            self.create_timer(LOOK_S, self._look_for_server, clock=steady)]
 
     def cleanup(self) -> None:
         """Stop the engine and leave the topics."""
-        if self.engine:
-            self.engine.close()
+        for timer in self.timers_made:
+            self.destroy_timer(timer)
         for subscription in self.subscriptions_made:
             self.destroy_subscription(subscription)
-        for publisher in self.topics:
-            self.destroy_publisher(publisher)
-        self.subscriptions_made, self.topics = [], []
         if self.diagnostics:
             self.diagnostics.destroy()
-        if self.timer:
-            self.destroy_timer(self.timer)
-        self.engine = self.diagnostics = self.timer = self.layout = None
+        if self.engine:  # after what calls it, before what it calls
+            self.engine.close()
+        for publisher in self.publishers_made:
+            self.destroy_lifecycle_publisher(publisher)
+        self.timers_made, self.subscriptions_made, self.publishers_made = [], [], []
+        self.engine = self.diagnostics = self.layout = None
 
     def on_activate(self, state):
         """Announce the plan table and let images in."""
         done = super().on_activate(state)
-        self._announce()
+        self._announce_table()
+        self._announce_plan()
         return done
 
     def _publisher(self, kind, topic, profile, **more):
-        self.topics.append(self.create_lifecycle_publisher(
+        self.publishers_made.append(self.create_lifecycle_publisher(
             kind, topic, **qos.publisher(self, topic, profile, **more)))
-        return self.topics[-1]
+        return self.publishers_made[-1]
 
-    def _subscribe(self, kind, topic, callback, profile) -> None:
+    def _subscribe(self, kind, topic, callback, profile):
         self.subscriptions_made.append(self.create_subscription(
             kind, topic, callback,
             **qos.subscription(self, topic, profile,
                                overridable=profile in (qos.IMAGES, qos.CHUNKS))))
+        return self.subscriptions_made[-1]
 
-    def _table(self, plan: str):
-        return assemble(self.layout, plan, self.params.plans, self.params.codec)
+    def _table(self, plan: str, codec: str = ''):
+        return assemble(self.layout, plan, self.params.plans, codec or self.params.codec)
 
     def _on_change(self, values: dict) -> None:
         if self.engine is None:
@@ -132,14 +150,18 @@ class RobotNode(ManagedNode):
             self.engine.use(self.engine.table, index)
         else:
             self.engine.use(self._table(self.params.plan), 0)
+            self._announce_table()
         now = self.engine.table.plans[self.engine.index].name
         self.get_logger().info(f'plan {before} -> {now}: parameter {", ".join(values)} set')
-        self._announce()
+        self._announce_plan()
 
-    def _announce(self) -> None:
+    def _announce_table(self) -> None:
         table, graph = self.engine.table, self.layout.graph
         self._tables.publish(PlanTableMsg(model=graph.model, model_digest=graph.digest,
                                           digest=digest_to_msg(table.digest), json=table.dumps()))
+
+    def _announce_plan(self) -> None:
+        table = self.engine.table
         self._plan.publish(String(data=table.plans[self.engine.index].name))
 
     def _on_image(self, msg, convert) -> None:
@@ -165,11 +187,19 @@ class RobotNode(ManagedNode):
             self.get_logger().warning(f'frame report: {error}', throttle_duration_sec=1.0)
             spans = []
         self.engine.on_report(frames.FrameReport(
-            msg.session, msg.frame, msg.status, msg.text, msg.compute_s, msg.wait_s, msg.total_s,
-            msg.received_bytes, spans))
+            msg.session, msg.frame, msg.status, msg.text[:TEXT], msg.compute_s, msg.wait_s,
+            msg.total_s, msg.received_bytes, spans))
+
+    def _look_for_server(self) -> None:
+        # A server that dies says nothing, and each frame sent to it would wait for its deadline.
+        there = self.count_publishers(self._status.topic_name) > 0
+        if self.server_seen and not there:
+            self.engine.server_holds(b'', 'the server is gone')
+            self.get_logger().warning('server: it is gone')
+        self.server_seen = there
 
     def _on_status(self, msg: ServerStatus) -> None:
-        graph, text = self.layout.graph, msg.text
+        graph, text = self.layout.graph, msg.text[:TEXT]
         if msg.model_digest != graph.digest:
             text = (f'the server has {msg.model!r} with digest {msg.model_digest[:12]}, this '
                     f'robot {graph.model!r} with {graph.digest[:12]}: give both the same model, '
@@ -186,13 +216,17 @@ class RobotNode(ManagedNode):
             self._uplink.publish(chunk_to_msg(chunk, header))
 
     def _dropped(self, header, reason: str) -> None:
-        if rclpy.ok():
-            self.get_logger().warning(f'image dropped: {reason}', throttle_duration_sec=2.0)
+        now = time.monotonic()
+        if rclpy.ok() and (reason != self.last_drop or now - self.last_drop_s > REPEAT_S):
+            self.last_drop, self.last_drop_s = reason, now
+            self.get_logger().warning(f'image dropped: {reason}')
 
     def _publish(self, result: FrameResult) -> None:
-        if not rclpy.ok():
-            return
-        figures = {name: getattr(result, name) for name in FIGURES}
+        if not (self.active and rclpy.ok()):
+            raise Aborted('the node is not active')
+        # float: an integer in a double field (a sum of nothing is 0) aborts the whole process.
+        figures = {name: float(value) if name.endswith('_s') else value
+                   for name in FIGURES for value in [getattr(result, name)]}
         figures.update(header=result.tag, frames_dropped=result.dropped, frames_late=result.late)
         self._result.publish(InferenceResult(
             **figures, plan=result.plan, table_digest=digest_to_msg(result.table_digest),
@@ -211,13 +245,16 @@ class RobotNode(ManagedNode):
         self.latencies.append(result.latency_s)
 
     def _log_statistics(self) -> None:
-        counters = self.engine.counters
         if not self.active:
             return
+        counters = self.engine.counters
         if not self.latencies:
+            topic = self.resolve_topic_name('image')
             self.get_logger().warning(
-                f'no image yet on {self.resolve_topic_name("image")} or '
-                f'{self.resolve_topic_name("image/compressed")}: remap image:=<camera topic>')
+                f'no result in {self.params.log_every_s:g} s, {counters.dropped} images dropped'
+                if counters.results or counters.dropped else
+                f'no image yet on {topic} or {self.resolve_topic_name("image/compressed")}: '
+                'remap image:=<camera topic>')
             return
         recent = list(self.latencies)
         self.latencies.clear()

@@ -31,18 +31,23 @@ from hp_msgs.msg import PlanTable as PlanTableMsg
 NO_DIGEST = bytes(32)
 
 
+def prefix_of(namespace: str) -> str:
+    """Return what stands before the names of a robot's topics."""
+    return f'{namespace.rstrip("/")}/' if namespace else ''
+
+
 class RobotPort:
     """The topics and the engine of one robot."""
 
     def __init__(self, node: ServerNode, namespace: str):
-        self.node, self.namespace = node, namespace
-        prefix = f'{namespace.strip("/")}/' if namespace.strip('/') else ''
-        if namespace.startswith('/'):
-            prefix = '/' + prefix
-        self.engine = ServerEngine(node.layout, self._publish, self._report,
-                                   node.params.max_sessions, node.params.session_timeout_s)
+        self.node = node
+        self.name = namespace or 'the robot'
+        prefix = prefix_of(namespace)
         self.text = 'no robot has sent its plan table yet'
         self.digest = NO_DIGEST
+        self._newest: PlanTableMsg | None = None
+        self.engine = ServerEngine(node.layout, self._publish, self._report,
+                                   node.params.max_sessions, node.params.session_timeout_s)
 
         def publisher(kind, name, profile, **more):
             topic = prefix + name
@@ -62,19 +67,21 @@ class RobotPort:
 
     def announce(self) -> None:
         """Say what is loaded and which table is in force."""
-        graph = self.node.layout.graph
+        graph, active = self.node.layout.graph, self.node.active
         self._status.publish(ServerStatus(
             version=__version__, model=graph.model, model_digest=graph.digest,
-            table_digest=digest_to_msg(self.digest), ready=not self.text, text=self.text,
+            table_digest=digest_to_msg(self.digest),
+            ready=active and self.digest != NO_DIGEST,
+            text=self.text if active else 'the server is not active',
             device=self.node.params.device))
 
     def close(self) -> None:
         """Stop computing and leave the topics."""
-        self.engine.close()
         for subscription in self._subscriptions:
             self.node.destroy_subscription(subscription)
+        self.engine.close()
         for publisher in (self._downlink, self._reports, self._status):
-            self.node.destroy_publisher(publisher)
+            self.node.destroy_lifecycle_publisher(publisher)
 
     def _on_chunk(self, msg: TensorChunk) -> None:
         if not self.node.active:
@@ -82,14 +89,17 @@ class RobotPort:
         try:
             self.engine.on_chunk(chunk_from_msg(msg))
         except BadChunk as error:
-            self.node.get_logger().warning(f'from {self.namespace or "the robot"}: {error}',
+            self.node.get_logger().warning(f'from {self.name}: {error}',
                                            throttle_duration_sec=1.0)
 
     def _on_table(self, msg: PlanTableMsg) -> None:
         # Compiling a table takes its time; chunks must not wait for it.
+        self._newest = msg
         self.node.compiling.submit(self._take_table, msg)
 
     def _take_table(self, msg: PlanTableMsg) -> None:
+        if msg is not self._newest:
+            return
         try:
             table = PlanTable.loads(msg.json, self.node.layout)
             if table.digest != digest_from_msg(msg.digest):
@@ -97,12 +107,11 @@ class RobotPort:
             self.engine.use(table)
             self.text, self.digest = '', table.digest
             self.node.get_logger().info(
-                f'plan table {table.digest.hex()[:12]} of {self.namespace or "the robot"} is in '
-                f'force: {", ".join(plan.name for plan in table.plans[:6])}')
-        except ValueError as error:
-            self.text, self.digest = str(error), NO_DIGEST
-            self.node.get_logger().error(f'plan table of {self.namespace or "the robot"} '
-                                         f'refused: {error}')
+                f'plan table {table.digest.hex()[:12]} of {self.name} is in force: '
+                f'{", ".join(plan.name for plan in table.plans[:6])}')
+        except Exception as error:  # nobody else would hear of it
+            self.text = str(error) or type(error).__name__  # the table before stays in force
+            self.node.get_logger().error(f'plan table of {self.name} refused: {self.text}')
         if rclpy.ok():
             self.announce()
 
@@ -112,10 +121,16 @@ class RobotPort:
 
     def _report(self, report: frames.FrameReport) -> None:
         if rclpy.ok():
+            if report.status != frames.OK:
+                ended = 'refused' if report.status == frames.REFUSED else 'given up'
+                self.node.get_logger().warning(
+                    f'frame {report.frame} of {self.name} {ended}: {report.text}',
+                    throttle_duration_sec=1.0)
+            # float: an integer in a double field (a sum of nothing is 0) aborts the whole process.
             self._reports.publish(FrameReport(
                 session=report.session, frame=report.frame, status=report.status,
-                text=report.text, compute_s=report.compute_s, wait_s=report.wait_s,
-                total_s=report.total_s, received_bytes=report.received_bytes,
+                text=report.text, compute_s=float(report.compute_s), wait_s=float(report.wait_s),
+                total_s=float(report.total_s), received_bytes=report.received_bytes,
                 spans=[span_to_msg(s.lane, s.label, s.start_s, s.duration_s)
                        for s in report.spans]))
 
@@ -132,20 +147,21 @@ class ServerNode(ManagedNode):
         """Load the model and open a port for each robot."""
         self.layout = self.open_model()
         self.compiling = ThreadPoolExecutor(1, 'plan tables')
-        self.ports = [RobotPort(self, name) for name in self.params.robots or ('',)]
+        for name in self._namespaces():
+            self.ports.append(RobotPort(self, name))
         self.diagnostics = Updater(self, self.params.device)
         for port in self.ports:
-            self.diagnostics.add(f'serving {port.namespace or "the robot"}',
+            self.diagnostics.add(f'serving {port.name}',
                                  lambda port=port: self._diagnose(port))
 
     def cleanup(self) -> None:
         """Close all ports."""
+        if self.compiling:  # it uses the ports
+            self.compiling.shutdown(cancel_futures=True)
+            self.compiling = None
         for port in self.ports:
             port.close()
         self.ports = []
-        if self.compiling:
-            self.compiling.shutdown(cancel_futures=True)
-            self.compiling = None
         if self.diagnostics:
             self.diagnostics.destroy()
             self.diagnostics = None
@@ -157,6 +173,29 @@ class ServerNode(ManagedNode):
         for port in self.ports:
             port.announce()
         return done
+
+    def on_deactivate(self, state):
+        """Let no more frames in, and say so first, while it can still be said."""
+        self.active = False
+        for port in self.ports:
+            port.announce()
+        return super().on_deactivate(state)
+
+    def _namespaces(self) -> tuple[str, ...]:
+        """Return the namespaces of the robots; raises ValueError for one that is none or twice."""
+        names = self.params.robots or ('',)
+        topics = []
+        for name in names:
+            try:
+                topics.append(self.resolve_topic_name(prefix_of(name) + 'uplink'))
+            except RuntimeError as error:
+                raise ValueError(f"parameter 'robots' has {name!r}, expected a namespace such as "
+                                 f"'r1' or '/fleet/r1': {error}") from error
+        twice = [name for name, topic in zip(names, topics) if topics.count(topic) > 1]
+        if twice:
+            raise ValueError(f"parameter 'robots' has {', '.join(map(repr, twice))} for the same "
+                             f'topics, expected each namespace once')
+        return names
 
     def _diagnose(self, port: RobotPort):
         done = port.engine.frames

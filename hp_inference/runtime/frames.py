@@ -84,7 +84,8 @@ class FrameReport:
     @property
     def sane(self) -> bool:
         """Whether all figures are durations."""
-        return all(0 <= seconds < math.inf for seconds in (self.compute_s, self.wait_s, self.total_s))
+        figures = self.compute_s, self.wait_s, self.total_s
+        return all(0 <= seconds < math.inf for seconds in figures)
 
 
 @dataclass

@@ -20,16 +20,16 @@ def read_plans(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> list[Pl
     if not (text.endswith('.json') or '/' in text):
         return [make_plan(text, layout, codec)]
     path = Path(text)
-    if not path.is_file():
-        raise PlanError(f'there is no plan file {text}')
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise PlanError(f'plan file {text} has {path.stat().st_size} bytes, at most '
-                        f'{MAX_JSON_BYTES} are read')
     try:
+        if not path.is_file():
+            raise PlanError('there is no such file')
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise PlanError(f'it has {size} bytes, at most {MAX_JSON_BYTES} are read')
         return list(PlanTable.loads(path.read_text('utf-8'), layout).plans)
     except UnicodeDecodeError as error:
         raise PlanError(f'plan file {text} is not text: {error}') from error
-    except PlanError as error:
+    except (OSError, PlanError) as error:
         raise PlanError(f'plan file {text}: {error}') from error
 
 

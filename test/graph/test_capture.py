@@ -96,6 +96,13 @@ def test_normalisation_comes_first_and_is_pixels_by_255_less_mean_by_deviation(c
     assert (got - wanted).abs().max() <= 1e-15 * wanted.abs().max() * 10
 
 
+@pytest.mark.parametrize('channels', [1, 4])
+def test_models_of_gray_and_of_four_channels(channels):
+    torch.manual_seed(0)
+    graph = captured(nn.Conv2d(channels, 2, 3).double(), (1, channels, 9, 7))
+    assert ops(graph) == ['conv2d.default'] and graph.input.shape == (1, channels, 9, 7)
+
+
 def test_default_normalisation_is_imagenets_for_colour_and_none_otherwise():
     assert Preprocessing.default(3) == Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert Preprocessing.default(1) == Preprocessing((0.0,), (1.0,))

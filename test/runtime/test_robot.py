@@ -337,7 +337,7 @@ def test_a_chunk_lost_on_its_way_to_the_server_is_named_by_the_server(pair):
 
 
 def test_after_a_late_frame_the_robot_goes_alone_until_it_is_time_to_ask_again(pair):
-    sides = pair('full_offload', deadline_s=0.2, retry_s=0.3)
+    sides = pair('full_offload', deadline_s=0.2, retry_s=0.8)
     sides.down = lambda chunk: []
     assert 'deadline passed' in sides.ask().fallback_reason
     since = time.monotonic()
@@ -346,7 +346,7 @@ def test_after_a_late_frame_the_robot_goes_alone_until_it_is_time_to_ask_again(p
     alone = []
     while (result := sides.ask(len(alone))).fallback:
         alone.append((time.monotonic() - since, result))
-    assert time.monotonic() - since >= 0.3
+    assert time.monotonic() - since >= 0.7
     assert alone and all(
         (result.fallback_reason, result.sent_bytes, result.late)
         == ('the server left the last frame alone', 0, 1) for _, result in alone)

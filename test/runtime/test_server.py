@@ -204,7 +204,8 @@ def test_tables_may_come_while_frames_run(robot, layout):
         done.set()
         changer.join()
     statuses = [status for _, status in side.ends()]
-    assert len(statuses) == 60 and set(statuses) <= {OK, REFUSED} and OK in statuses
+    assert len(statuses) == 60 and set(statuses) <= {OK, REFUSED}
+    side.answer(60)  # its table came last
 
 
 # Chunks that are refused
@@ -253,15 +254,12 @@ def test_a_frame_with_a_wrong_chunk_is_refused_once_and_the_chunk_named(robot, w
     side.answer(1)
 
 
-def test_a_first_chunk_with_a_wrong_body_has_nothing_allocated(robot, monkeypatch):
+@pytest.mark.parametrize('wrong', sorted(set(WRONG) - {'version', 'table', 'plan', 'damaged'}))
+def test_a_first_chunk_with_a_wrong_body_has_nothing_allocated(robot, monkeypatch, wrong):
     side = robot()
     with stuck(monkeypatch):  # so that the session is still there to be looked at
-        for frame, (tamper, _) in enumerate(WRONG.values()):
-            wrong = tamper(side.uplink(frame)[0])
-            side.give([wrong])
-            session = side.engine._sessions.get((ROBOT_SESSION, frame))
-            if session and wrong.codec == 0 or len(wrong.payload) > 100_000:
-                assert session.inbox.allocated_bytes == 0
+        side.give([WRONG[wrong][0](side.uplink(0)[0])])
+        assert side.engine._sessions[ROBOT_SESSION, 0].inbox.allocated_bytes == 0
 
 
 def test_a_wrong_chunk_after_the_end_of_its_frame_changes_nothing(robot):
@@ -375,13 +373,10 @@ def test_a_flood_of_frames_is_bounded_while_all_threads_are_busy(robot, monkeypa
 
 def test_a_program_that_fails_is_reported_and_the_next_frame_comes(robot, monkeypatch, caplog):
     side = robot()
+    chunks = side.uplink(0)
     with monkeypatch.context() as patch:
         patch.setattr(Executor, 'run', lambda *args, **kwargs: 1 / 0)
-        side.give([side.uplink_chunk] if hasattr(side, 'uplink_chunk') else [])
-        chunk = Chunk(session=ROBOT_SESSION, frame=0, table_digest=side.table.digest, plan_index=1,
-                      value_id=0, row_begin=0, row_end=40, chunk_index=0, chunk_count=1, dtype=2,
-                      codec=0, raw_bytes=40 * 240 * 2, payload=bytes(40 * 240 * 2))
-        side.give([chunk])
+        side.give(chunks)
         until(lambda: side.reports)
     assert side.ends() == [(0, ABORTED)]
     assert side.reports[0].text == 'the server failed: ZeroDivisionError: division by zero'

@@ -136,6 +136,26 @@ def test_a_whole_value_is_one_row_that_one_side_computes(share, side):
         '[0,1) [) | [0,1) [) | [) [)'])
 
 
+@pytest.mark.parametrize('make, rows', [
+    (robot_only, ['[0,4) [) | [0,4) [) | [) [)', '[0,4) [) | [0,4) [) | [) [)',
+                  '[0,1) [) | [0,1) [) | [) [)', '[0,1) [) | [0,1) [) | [) [)']),
+    (full_offload, ['[) [0,4) | [0,4) [) | [) [0,4)', '[) [0,4) | [) [0,4) | [) [)',
+                    '[) [0,1) | [) [0,1) | [) [)', '[0,1) [) | [) [0,1) | [0,1) [)']),
+    # The cut behind the flattened rows: one whole value up, one down.
+    (lambda layout: layer(layout, 2), [
+        '[0,4) [) | [0,4) [) | [) [)', '[0,4) [) | [0,4) [) | [) [)',
+        '[) [0,1) | [0,1) [) | [) [0,1)', '[0,1) [) | [) [0,1) | [0,1) [)']),
+    # Both may compute the flattened rows: nothing but the image and the answer travels.
+    (lambda layout: Plan('twice', (4, 4, 1, 0), (4, 0, 0, 0)), [
+        '[) [0,4) | [0,4) [) | [) [0,4)', '[) [0,4) | [) [0,4) | [) [)',
+        '[) [0,1) | [) [0,1) | [) [)', '[0,1) [) | [) [0,1) | [0,1) [)']),
+])
+def test_a_linear_layer_under_the_other_plans(make, rows):
+    net = Net(4)
+    layout = net.layout(net.linear(net.x))
+    assert listed(layout, make(layout)) == rows
+
+
 def test_a_gate_sends_a_column_and_not_the_map():
     net = Net(8)
     layout = net.layout(net.squeeze_excite(net.x))

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the nodes need: nodes as processes, and a client that talks to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+import itertools
+import json
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+from rcl_interfaces.srv import SetParameters
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header, String
+import torch
+
+from hp_inference.graph.capture import as_image_model, Preprocessing
+from hp_inference.graph.models import load_model
+from hp_inference.nodes import qos
+from hp_inference.nodes.convert import tensor_from_msg
+from hp_inference.runtime.reference import reference, worst_error
+from hp_msgs.msg import FrameMetrics, InferenceResult, ServerStatus
+
+MODEL = f'{Path(__file__).with_name("tiny_model.py")}:net'
+SIZE = 64
+WAIT_S = 30.0
+# Of nodes that must answer by themselves also when the machine is busy with something else.
+DEADLINE_S = 5.0
+
+
+class NodeProcess:
+    """robot_node or server_node as a process, with all that it says in a file."""
+
+    def __init__(self, name: str, folder: Path, *, namespace: str = '', arguments=(), **params):
+        log = folder / f'{name}{next(_numbers)}.log'
+        params = {'model': MODEL, 'input': [1, 3, SIZE, SIZE], 'threads': 1, **params}
+        given = [part for key, value in params.items()
+                 for part in ('-p', f'{key}:={json.dumps(value)}')]
+        if namespace:
+            given += ['-r', f'__ns:=/{namespace}']
+        self._log = log
+        with open(log, 'wb') as file:
+            self.process = subprocess.Popen(
+                [sys.executable, '-m', f'hp_inference.nodes.{name}', '--ros-args', *given,
+                 *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text('utf-8', 'replace')
+
+    def says(self, pattern: str, seconds: float = WAIT_S) -> str:
+        """Wait for a line in the log that holds a pattern and return it."""
+        end = time.monotonic() + seconds
+        while not (found := re.search(f'.*{pattern}.*', self.log)):
+            assert self.process.poll() is None, f'ended without {pattern!r}:\n{self.log}'
+            assert time.monotonic() < end, f'no {pattern!r} in:\n{self.log}'
+            time.sleep(0.02)
+        return found.group()
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 5.0) -> int:
+        """Send a signal and return the exit status, which must come in time."""
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f'it did not end within {seconds} s:\n{self.log}') from None
+
+    def wait(self) -> int:
+        return self.process.wait(WAIT_S)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+_numbers = itertools.count()
+
+
+class Client:
+    """A camera, and whoever looks at the answers and turns the knobs, of one namespace."""
+
+    def __init__(self, namespace: str = '', image_qos=qos.IMAGES, name: str = 'client'):
+        self.node = rclpy.create_node(name, namespace=namespace)
+        self.cameras = {Image: self.node.create_publisher(Image, 'image', image_qos),
+                        CompressedImage: self.node.create_publisher(
+                            CompressedImage, 'image/compressed', image_qos)}
+        self.results: list[InferenceResult] = []
+        self.metrics: list[FrameMetrics] = []
+        self.statuses: list[ServerStatus] = []
+        self.plans: list[str] = []
+        self.diagnostics: dict[str, object] = {}
+        listen = self.node.create_subscription
+        listen(InferenceResult, 'result', self.results.append, qos.RESULTS)
+        listen(FrameMetrics, 'metrics', self.metrics.append, qos.METRICS)
+        listen(ServerStatus, 'server_status', self.statuses.append, qos.LATCHED)
+        listen(String, 'robot_node/plan', lambda msg: self.plans.append(msg.data), qos.LATCHED)
+        listen(DiagnosticArray, '/diagnostics', self._diagnosed, 10)
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        self._clients: dict[str, object] = {}
+        self._stamps = itertools.count(1)
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+    def spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.executor.spin_once(left)
+
+    def until(self, done: Callable[[], object], seconds: float = WAIT_S):
+        """Take in what comes until something holds and return it; fail after a time."""
+        end = time.monotonic() + seconds
+        while not (held := done()):
+            assert time.monotonic() < end, 'it did not come about in time'
+            self.executor.spin_once(0.02)
+        return held
+
+    def ready(self, plan_table: bool = True) -> None:
+        """Wait until the robot hears images and, unless told otherwise, has a server that serves."""
+        self.until(lambda: all(camera.get_subscription_count() for camera in self.cameras.values())
+                   and self.node.count_publishers('result'))
+        if plan_table:
+            self.until(lambda: self.statuses and self.statuses[-1].ready)
+
+    def header(self, stamp: Time | None = None, frame_id: str = 'camera') -> Header:
+        """Return a header; a stamp in simulated time of its own unless one is given."""
+        return Header(stamp=stamp or Time(sec=next(self._stamps), nanosec=7), frame_id=frame_id)
+
+    def show(self, msg: Image | CompressedImage) -> None:
+        self.cameras[type(msg)].publish(msg)
+
+    def ask(self, msg: Image | CompressedImage, seconds: float = WAIT_S) -> InferenceResult:
+        """Publish an image and return its answer."""
+        self.show(msg)
+        return self.answer_to(msg, seconds)
+
+    def answer_to(self, msg, seconds: float = WAIT_S) -> InferenceResult:
+        return self.until(lambda: next((result for result in self.results
+                                        if result.header == msg.header), None), seconds)
+
+    def answered_together(self, seconds: float = WAIT_S) -> InferenceResult:
+        """Show images until one is answered by robot and server together; return that answer."""
+        end = time.monotonic() + seconds
+        while (result := self.ask(self.image())).fallback:
+            assert time.monotonic() < end, f'still alone: {result.fallback_reason}'
+            self.spin(0.05)
+        return result
+
+    def image(self, seed: int = 0, stamp: Time | None = None) -> Image:
+        """Return a colour image of the model's size."""
+        return image_msg(pixels(seed), self.header(stamp))
+
+    def set(self, **values) -> str:
+        """Set parameters of the robot; return why it refused, '' if it did not."""
+        request = SetParameters.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+        results = self.call(SetParameters, 'robot_node/set_parameters', request).results
+        return '; '.join(result.reason for result in results if not result.successful)
+
+    def change(self, node: str, transition: str) -> bool:
+        """Ask a node for a lifecycle transition; return whether it succeeded."""
+        request = ChangeState.Request()
+        request.transition.label = transition
+        return self.call(ChangeState, f'{node}/change_state', request).success
+
+    def state(self, node: str) -> str:
+        return self.call(GetState, f'{node}/get_state', GetState.Request()).current_state.label
+
+    def call(self, kind, name: str, request, seconds: float = WAIT_S):
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+        client = self._clients[name]
+        self.until(client.service_is_ready)
+        future = client.call_async(request)
+        self.until(future.done, seconds)
+        return future.result()
+
+    def _diagnosed(self, msg: DiagnosticArray) -> None:
+        self.diagnostics.update({status.name: status for status in msg.status})
+
+
+def pixels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+
+
+def image_msg(array: np.ndarray, header: Header, encoding: str = 'rgb8', step: int = 0) -> Image:
+    """Return an array [H, W] or [H, W, C] as a message."""
+    return Image(header=header, height=array.shape[0], width=array.shape[1], encoding=encoding,
+                 step=step or array[0].nbytes, data=array.tobytes())
+
+
+def error_of(result: InferenceResult, image: np.ndarray, seed: int = 0) -> float:
+    """Return the relative error of an answer to RGB pixels of the model's size."""
+    got = {output.name: tensor_from_msg(output) for output in result.outputs}
+    tensor = torch.from_numpy(image.copy()).permute(2, 0, 1).unsqueeze(0)
+    return worst_error(got, reference(eager(seed), tensor))
+
+
+@cache
+def eager(seed: int = 0):
+    """Return the unsplit model of the nodes, with the default normalisation."""
+    return as_image_model(load_model(MODEL, '', seed), (1, 3, SIZE, SIZE),
+                          Preprocessing.default(3), torch.float32)
+
+
+def domain() -> int:
+    return int(os.environ['ROS_DOMAIN_ID'])

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans as people name them: constructors, plan files, table files."""
+
+import json
+
+from nets import chain
+import pytest
+
+from hp_inference.split import source
+from hp_inference.split.plan import make_plan, PlanError
+from hp_inference.split.source import assemble, read_plans
+from hp_inference.split.table import PlanTable
+
+
+@pytest.fixture(scope='module')
+def layout():
+    return chain(12)
+
+
+@pytest.fixture
+def plan_file(tmp_path, layout):
+    path = tmp_path / 'plan.json'
+    path.write_text(json.dumps(make_plan('uniform:0.25', layout).to_json()))
+    return str(path)
+
+
+@pytest.fixture
+def table_file(tmp_path, layout):
+    path = tmp_path / 'table.json'
+    plans = [make_plan(name, layout) for name in ('layer:2', 'full_offload')]
+    path.write_text(PlanTable(layout, plans).dumps())
+    return str(path)
+
+
+def names(plans):
+    return [plan.name for plan in plans]
+
+
+@pytest.mark.parametrize('name', ['robot_only', 'full_offload', 'uniform:0.5', 'layer:2',
+                                  'random:3'])
+@pytest.mark.parametrize('codec', ['none', 'zstd'])
+def test_a_constructor_gives_its_one_plan_in_the_codec(layout, name, codec):
+    plan, = read_plans(name, layout, codec)
+    assert plan == make_plan(name, layout, codec) and plan.codec == codec
+
+
+def test_a_plan_file_gives_its_plan_with_its_own_codec(layout, plan_file):
+    plan, = read_plans(plan_file, layout, 'none')
+    assert plan == make_plan('uniform:0.25', layout, 'zstd')
+
+
+def test_a_table_file_gives_all_its_plans_in_order(layout, table_file):
+    assert names(read_plans(table_file, layout)) == ['layer:2', 'full_offload']
+
+
+def test_a_table_holds_each_name_once_the_one_in_force_first(layout, plan_file, table_file):
+    made = assemble(layout, 'robot_only', ('full_offload', table_file, 'robot_only', plan_file))
+    assert names(made.plans) == ['robot_only', 'full_offload', 'layer:2', 'uniform:0.25']
+    made = assemble(layout, table_file, ('full_offload', 'robot_only'))
+    assert names(made.plans) == ['layer:2', 'full_offload', 'robot_only']
+    assert names(assemble(layout, 'uniform:0.5').plans) == ['uniform:0.5']
+
+
+def test_the_codec_holds_for_all_constructors_of_a_table(layout):
+    made = assemble(layout, 'uniform:0.5', ('full_offload',), 'none')
+    assert [plan.codec for plan in made.plans] == ['none', 'none']
+
+
+def test_two_tables_of_the_same_plans_are_the_same(layout):
+    made = [assemble(layout, 'uniform:0.5', ('full_offload',)) for _ in range(2)]
+    assert made[0].digest == made[1].digest
+    assert assemble(layout, 'full_offload', ('uniform:0.5',)).digest != made[0].digest
+
+
+@pytest.mark.parametrize('text, message', [
+    ('nonsense', "plan 'nonsense' is not known: expected robot_only"),
+    ('', "plan '' is not known"),
+    ('uniform:much', "'much' is not a number"),
+    ('layer:99', 'expected a value number from 0 to 4'),
+    ('missing.json', 'plan file missing.json: there is no such file'),
+    ('some/where', 'plan file some/where: there is no such file'),
+    ('a' * 300 + '.json', 'File name too long'),
+    ('a\0b.json', 'there is no such file')])
+def test_what_is_no_plan_is_refused_with_what_was_expected(layout, text, message):
+    with pytest.raises(PlanError) as caught:
+        read_plans(text, layout)
+    assert message in str(caught.value)
+    with pytest.raises(PlanError):
+        assemble(layout, 'robot_only', (text,))
+
+
+@pytest.mark.parametrize('content, message', [
+    (b'{"name": ', 'is not JSON'),
+    (b'[1, 2]', 'is a JSON object, got list'),
+    (b'{}', "missing ['name', 'robot', 'server']"),
+    (b'\xff\xfe', 'is not text'),
+    (b'[' * 100_000, 'is not JSON'),
+    (b'{"name": "gap", "robot": [12, 0, 0, 0, 0], "server": [12, 12, 12, 12, 12]}',
+     "plan 'gap' has a gap"),
+    (b'{"name": "other", "robot": [12], "server": [12]}', "plan 'other' is for another graph")])
+def test_a_broken_file_is_refused_by_its_name(layout, tmp_path, content, message):
+    path = tmp_path / 'broken.json'
+    path.write_bytes(content)
+    with pytest.raises(PlanError) as caught:
+        assemble(layout, str(path))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_for_another_model_is_refused(layout, tmp_path):
+    path = tmp_path / 'table.json'
+    other = chain(14)
+    path.write_text(PlanTable(other, [make_plan('full_offload', other)]).dumps())
+    with pytest.raises(PlanError, match='numbers the operators of .* differently'):
+        read_plans(str(path), layout)
+
+
+def test_a_folder_is_no_plan_file(layout, tmp_path):
+    with pytest.raises(PlanError, match='there is no such file'):
+        read_plans(str(tmp_path), layout)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(layout, plan_file, monkeypatch):
+    monkeypatch.setattr(source, 'MAX_JSON_BYTES', 10)
+    with pytest.raises(PlanError, match=r'plan file .*: it has \d+ bytes, at most 10 are read'):
+        read_plans(plan_file, layout)
+
+
+def test_a_file_that_can_not_be_read_is_refused_by_its_name(layout, plan_file, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr('pathlib.Path.read_text', refuse)
+    with pytest.raises(PlanError, match='plan file .*plan.json: .*Permission denied'):
+        read_plans(plan_file, layout)
