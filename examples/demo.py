@@ -66,10 +66,12 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     model['model'] = args.model
     # A table of the names: none of the switches to come needs a new one.
     plans = {'plan': args.plans[0], 'plans': args.plans}
-    console.print(f'{args.model} on robot and server; logs in {args.out}')
+    console.print(f'{args.model} on robot and server; logs in {args.out}', markup=False)
     with ExitStack() as stack:
         nodes = [stack.enter_context(NodeProcess(name, PARAMS, params, args.out / f'{name}.log'))
                  for name, params in (('server_node', model), ('robot_node', {**model, **plans}))]
+        # The first to be called at the end, so that both nodes end side by side.
+        stack.callback(lambda: [node.terminate() for node in nodes])
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         session = stack.enter_context(closing(Session(nodes, console, tolerance)))
         session.wait_ready()
@@ -86,7 +88,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     for line in fallbacks(session.rows):
         session.say(line)
     session.picture(args.out / 'timeline.png')
-    found = complaints(session.rows, args.plans, tolerance)
+    found = complaints(session.rows, session.shown, tolerance)
     for line in found or [f'all {len(session.rows)} answers agree with the unsplit model: '
                           f'relative error {max(row.error for row in session.rows):.1e}, '
                           f'at most {tolerance:g} is allowed']:

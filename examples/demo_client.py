@@ -79,13 +79,18 @@ class Client(Node):
             self._executor.spin_once(0.05)
         return done()
 
-    def use_plan(self, plan: str) -> None:
-        """Let the robot switch to a plan; raises DemoError when it refuses."""
+    def use_plan(self, plan: str) -> str:
+        """Let the robot switch to a plan; return its name. Raises DemoError when it refuses."""
+        self.plan = ''
         request = SetParameters.Request(
             parameters=[Parameter('plan', value=plan).to_parameter_msg()])
         result = self._call(self._set, request).results[0]
         if not result.successful:
             raise DemoError(f'robot_node refused the plan {plan}: {result.reason}')
+        if not self.spin_until(lambda: bool(self.plan), SERVICE_S):
+            raise DemoError(f'robot_node took the plan {plan}, but has not said within '
+                            f'{SERVICE_S:g} s that it is in force')
+        return self.plan
 
     def robot_parameters(self, *names: str) -> dict[str, object]:
         """Return parameters of the robot by name."""

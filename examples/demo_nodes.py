@@ -69,12 +69,15 @@ class NodeProcess:
         fresh, self._shown = complete[self._shown:], len(complete)
         return [LOG_PREFIX.sub('', line) for line in fresh if LOG_PREFIX.match(line)]
 
+    def terminate(self) -> None:
+        """Tell the process to end, without waiting for it."""
+        self._process.terminate()  # does nothing to one that has ended
+
     def stop(self, seconds: float = INTERRUPTED_S) -> None:
         """End the process with all that it started, in good order if that takes no longer."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(seconds)
+        self.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
         with suppress(ProcessLookupError):  # as it should be: the whole group is gone
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

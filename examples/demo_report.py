@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import median
@@ -106,7 +106,7 @@ def fallbacks(rows: Sequence[Row]) -> list[str]:
             for (plan, reason), count in counts.items()]
 
 
-def complaints(rows: Sequence[Row], plans: Sequence[str], tolerance: float) -> list[str]:
+def complaints(rows: Sequence[Row], plans: Iterable[str], tolerance: float) -> list[str]:
     """Return what went wrong, a line each; empty when the demo has shown what it should."""
     found = [f'frame {row.frame} ({row.plan}, {row.image}) disagrees with the unsplit model: '
              f'relative error {row.error:.3g}, at most {tolerance:g} is allowed'

@@ -94,17 +94,18 @@ class Session:
 
     def run_plan(self, plan: str, photos: Iterator[Photo], seconds: float, rate: float) -> None:
         """Show photographs under a plan, then wait for the last answers; raises DemoError."""
-        self._client.use_plan(plan)
-        self.shown[plan] = 0
+        name = self._client.use_plan(plan)
+        self.shown.setdefault(name, 0)
         if not self.live:
             self.say(f'\n{plain(HEAD)}')
-        begun = time.monotonic()
+        begun, count = time.monotonic(), 0
         while (passed := time.monotonic() - begun) < seconds:
             self._client.show(next(photos))
-            self.shown[plan] += 1
+            count += 1
             for node in self._nodes:
                 node.check()
-            self._client.spin(self.shown[plan] / rate - passed)
+            self._client.spin(count / rate - passed)
+        self.shown[name] += count
         self._settle()
 
     def picture(self, path: Path) -> None:

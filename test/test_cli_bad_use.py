@@ -50,7 +50,7 @@ def hp(capsys, monkeypatch, tmp_path):
     ('program tiny.py:classes --plan half', "plan 'half' is not known"),
     ('program tiny.py:classes --plan uniform:2', 'a number from 0 to 1'),
     ('program tiny.py:classes --plan layer:99', 'a value number from 0 to 9'),
-    ('program tiny.py:classes --plan gone.json', 'no plan file gone.json'),
+    ('program tiny.py:classes --plan gone.json', 'there is no such file'),
     ('program tiny.py:classes --plan ./image.png', 'is not text'),
     ('program tiny.py:classes --plan uniform:0.5 --index 1', 'expected 0 to 0'),
     ('run tiny.py:classes --plan robot_only', '--image'),

@@ -199,15 +199,16 @@ class RobotNode(ManagedNode):
         self.server_seen = there
 
     def _on_status(self, msg: ServerStatus) -> None:
-        graph, text = self.layout.graph, msg.text[:TEXT]
+        graph, text, ready = self.layout.graph, msg.text[:TEXT], msg.ready
         if msg.model_digest != graph.digest:
-            text = (f'the server has {msg.model!r} with digest {msg.model_digest[:12]}, this '
+            ready = False
+            text = (f'the server has {msg.model[:TEXT]!r} with digest {msg.model_digest[:12]}, this '
                     f'robot {graph.model!r} with {graph.digest[:12]}: give both the same model, '
                     'weights and input size')
         elif msg.version != __version__:
             self.get_logger().warning(f'the server runs hp_inference {msg.version}, this robot '
                                       f'{__version__}: run the same version on both')
-        digest = digest_from_msg(msg.table_digest) if msg.ready else b''
+        digest = digest_from_msg(msg.table_digest) if ready else b''
         self.engine.server_holds(digest, text)
         self.get_logger().info(f'server: {text or "ready, table " + digest.hex()[:12]}')
 

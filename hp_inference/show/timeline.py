@@ -87,8 +87,9 @@ def _draw_panel(axes: Axes, panel: Panel, last_ms: float) -> None:
                 width = max(1e3 * span.duration_s, _THINNEST * last_ms)
                 axes.broken_barh([(1e3 * span.start_s, width)], (place - 0.34, 0.68), color=colour,
                                  linewidth=0)
-    axes.set_yticks(range(len(LANES)), [
-        f'{lane}  {1e3 * busy_s(panel.spans, (lane,)):.0f} ms' for lane in LANES])
+    busy_ms = {lane: 1e3 * busy_s(panel.spans, (lane,)) for lane in LANES}
+    axes.set_yticks(range(len(LANES)), [f'{lane}  {busy:.{0 if busy > 9.95 else 1}f} ms'
+                                        for lane, busy in busy_ms.items()])
     axes.set_ylim(len(LANES) - 0.45, -0.55)
     axes.set_xlim(0, 1.02 * last_ms)
     axes.set_title(panel.title, loc='left', fontsize=9.5, color=_INK)

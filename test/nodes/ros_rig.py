@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cache
 import itertools
 import json
-import os
 from pathlib import Path
 import re
 import signal
@@ -41,20 +40,36 @@ WAIT_S = 30.0
 DEADLINE_S = 5.0
 
 
+def given(params: dict[str, object]) -> list[str]:
+    """Return the command line that gives parameters to a node."""
+    return ['--ros-args', *(part for key, value in params.items()
+                            for part in ('-p', f'{key}:={json.dumps(value)}'))]
+
+
+class Log:
+    """Collects what a node of this process says, as 'level: text'."""
+
+    def __init__(self):
+        self.lines = []
+
+    def __getattr__(self, level):
+        return lambda text, **_: self.lines.append(f'{level}: {text}')
+
+    def __contains__(self, text):
+        return any(text in line for line in self.lines)
+
+
 class NodeProcess:
     """robot_node or server_node as a process, with all that it says in a file."""
 
     def __init__(self, name: str, folder: Path, *, namespace: str = '', arguments=(), **params):
         log = folder / f'{name}{next(_numbers)}.log'
         params = {'model': MODEL, 'input': [1, 3, SIZE, SIZE], 'threads': 1, **params}
-        given = [part for key, value in params.items()
-                 for part in ('-p', f'{key}:={json.dumps(value)}')]
-        if namespace:
-            given += ['-r', f'__ns:=/{namespace}']
+        named = ['-r', f'__ns:=/{namespace}'] if namespace else []
         self._log = log
         with open(log, 'wb') as file:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', f'hp_inference.nodes.{name}', '--ros-args', *given,
+                [sys.executable, '-m', f'hp_inference.nodes.{name}', *given(params), *named,
                  *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
 
     @property
@@ -173,11 +188,14 @@ class Client:
         results = self.call(SetParameters, 'robot_node/set_parameters', request).results
         return '; '.join(result.reason for result in results if not result.successful)
 
-    def change(self, node: str, transition: str) -> bool:
-        """Ask a node for a lifecycle transition; return whether it succeeded."""
+    def change(self, node: str, transition: str | int, seconds: float = WAIT_S) -> bool:
+        """Ask a node for a lifecycle transition by label or id; return whether it succeeded."""
         request = ChangeState.Request()
-        request.transition.label = transition
-        return self.call(ChangeState, f'{node}/change_state', request).success
+        if isinstance(transition, str):
+            request.transition.label = transition
+        else:
+            request.transition.id = transition
+        return self.call(ChangeState, f'{node}/change_state', request, seconds).success
 
     def state(self, node: str) -> str:
         return self.call(GetState, f'{node}/get_state', GetState.Request()).current_state.label
@@ -217,7 +235,3 @@ def eager(seed: int = 0):
     """Return the unsplit model of the nodes, with the default normalisation."""
     return as_image_model(load_model(MODEL, '', seed), (1, 3, SIZE, SIZE),
                           Preprocessing.default(3), torch.float32)
-
-
-def domain() -> int:
-    return int(os.environ['ROS_DOMAIN_ID'])

@@ -107,7 +107,7 @@ def launched(path, folder, **given):
             start_new_session=True, env={**os.environ, 'ROS_LOG_DIR': str(folder)})
     try:
         yield log
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(20) == 0, log.read_text()
     except AssertionError as error:
         raise AssertionError(f'{error}\n{log.read_text()}') from error

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node in the process of the test, beside a client that spins both."""
+
+import threading
+
+import pytest
+
+pytest.importorskip('rclpy')
+import rclpy  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from ros_rig import Client, given, Log  # noqa: E402
+
+from hp_inference.nodes.managed import ManagedNode  # noqa: E402
+
+
+@pytest.fixture
+def node_here(monkeypatch):
+    """
+    Return a function that makes a node of a kind, configured and active, and a client.
+
+    ``layouts`` are the captured models by name. All threads must be gone when the test is over.
+    """
+    before, made = set(threading.enumerate()), []
+
+    def make(kind, layouts, start=True, **params):
+        monkeypatch.setattr(ManagedNode, 'open_model', lambda node: layouts[node.params.model])
+        rclpy.init(args=given(params))
+        node, client = kind(), Client()
+        log = node.log = Log()
+        node.get_logger = lambda: log
+        client.executor.add_node(node)
+        made.extend((node, client))
+        if start:
+            for transition in (node.trigger_configure, node.trigger_activate):
+                assert transition() == TransitionCallbackReturn.SUCCESS
+        return node, client
+    yield make
+    if made:
+        node, client = made
+        node.cleanup()
+        client.close()
+        node.destroy_node()
+    rclpy.try_shutdown()
+    assert set(threading.enumerate()) <= before

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's node in this process: tables, what it says of itself, and its lifecycle."""
+
+from array import array
+import threading
+
+import pytest
+
+pytest.importorskip('rclpy')
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from ros_rig import Client, MODEL, SIZE  # noqa: E402
+
+from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
+from hp_inference.nodes import qos  # noqa: E402
+from hp_inference.nodes import server_node as module  # noqa: E402
+from hp_inference.nodes.convert import digest_to_msg  # noqa: E402
+from hp_inference.nodes.server_node import ServerNode  # noqa: E402
+from hp_inference.split.source import assemble  # noqa: E402
+from hp_msgs.msg import FrameReport, PlanTable, TensorChunk  # noqa: E402
+
+pytestmark = pytest.mark.ros
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class Robot:
+    """Speaks to the server as a robot would."""
+
+    def __init__(self, node, client, namespace=''):
+        self.node, self.client = node, client
+        prefix = f'{namespace}/' if namespace else ''
+        create, listen = client.node.create_publisher, client.node.create_subscription
+        self.tables = create(PlanTable, f'{prefix}plan_table', qos.LATCHED)
+        self.uplink = create(TensorChunk, f'{prefix}uplink', qos.CHUNKS)
+        self.chunks, self.reports = [], []
+        listen(TensorChunk, f'{prefix}downlink', self.chunks.append, qos.CHUNKS)
+        listen(FrameReport, f'{prefix}frame_report', self.reports.append, qos.REPORTS)
+        client.until(lambda: self.tables.get_subscription_count()
+                     and self.uplink.get_subscription_count()
+                     and client.node.count_publishers(f'{prefix}frame_report'))
+
+    def give(self, table, **changes):
+        """Publish a table and wait for what the server says to it."""
+        graph, count = table.layout.graph, len(self.client.statuses)
+        self.tables.publish(PlanTable(**{
+            'model': graph.model, 'model_digest': graph.digest,
+            'digest': digest_to_msg(table.digest), 'json': table.dumps(), **changes}))
+        self.client.until(lambda: len(self.client.statuses) > count)
+        return self.client.statuses[-1]
+
+    def send(self, table, **changes):
+        """Send the image of a frame under full_offload."""
+        self.uplink.publish(TensorChunk(**{
+            'version': 1, 'session': 1, 'frame': 0, 'table_digest': digest_to_msg(table.digest),
+            'row_end': SIZE, 'chunk_count': 1, 'dtype': 2, 'scale': 1.0,
+            'raw_bytes': SIZE * SIZE * 3, 'payload': array('B', bytes(SIZE * SIZE * 3)),
+            **changes}))
+
+
+@pytest.fixture(scope='module')
+def layout():
+    return open_model(ModelSpec(MODEL, (1, 3, SIZE, SIZE)))[1]
+
+
+@pytest.fixture(scope='module')
+def table(layout):
+    return assemble(layout, 'full_offload', ('uniform:0.5',))
+
+
+@pytest.fixture
+def make(node_here, layout):
+    """Return a function that makes a server's node and a client that spins both."""
+    def make(start=True, **params):
+        node, client = node_here(ServerNode, {MODEL: layout}, start, model=MODEL, **params)
+        if start:
+            client.until(lambda: client.statuses)
+        return node, client
+    return make
+
+
+def test_it_says_what_it_has_and_serves_once_it_has_a_table(make, layout, table):
+    node, client = make()
+    status = client.statuses[-1]
+    assert (status.model, status.model_digest) == (layout.graph.model, layout.graph.digest)
+    assert (status.ready, bytes(status.table_digest)) == (False, bytes(32))
+    assert status.text == 'no robot has sent its plan table yet'
+    assert status.device == 'cpu' and status.version
+    robot = Robot(node, client)
+    status = robot.give(table)
+    assert (status.ready, status.text) == (True, '')
+    assert bytes(status.table_digest) == table.digest
+    robot.send(table)
+    report = client.until(lambda: robot.reports)[0]
+    assert (report.session, report.frame, report.status) == (1, 0, FrameReport.STATUS_OK)
+    client.until(lambda: robot.chunks)
+    client.until(lambda: node.ports[0].engine.frames == {0: 1, 1: 0, 2: 0})
+
+
+@pytest.mark.parametrize('changes, text', [
+    ({'json': ''}, 'the plan table is not JSON'),
+    ({'json': '[' * 100_000}, 'the plan table is not JSON'),
+    ({'json': '[]'}, 'a plan table is a JSON object, got list'),
+    ({'json': '{"format": 2, "plans": []}'}, 'has format 2, this version reads 1'),
+    ({'json': '{"format": 1, "plans": [], "model": "m", "model_digest": "abc"}'},
+     "the plan table is for model 'm' with digest abc, this side has "),
+    ({'digest': digest_to_msg(b'\7' * 32)}, 'the plan table is not the one that its digest names')])
+def test_a_table_that_can_not_be_used_is_refused_and_the_one_before_stays(make, table, changes,
+                                                                         text):
+    node, client = make()
+    robot = Robot(node, client)
+    status = robot.give(table, **changes)
+    assert not status.ready and text in status.text
+    assert 'error: plan table of the robot refused: ' in node.log
+    assert robot.give(table).ready
+    status = robot.give(table, **changes)
+    assert status.ready and bytes(status.table_digest) == table.digest and text in status.text
+    robot.send(table)
+    assert client.until(lambda: robot.reports)[0].status == FrameReport.STATUS_OK
+
+
+def test_whatever_goes_wrong_with_a_table_is_said(make, table, monkeypatch):
+    node, client = make()
+
+    def fail(*_):
+        raise MemoryError
+    monkeypatch.setattr(module.PlanTable, 'loads', fail)
+    assert Robot(node, client).give(table).text == 'MemoryError'
+
+
+def test_of_tables_that_come_faster_than_they_compile_only_the_newest_counts(make, layout, table,
+                                                                            monkeypatch):
+    node, client = make()
+    robot, loads = Robot(node, client), module.PlanTable.loads
+    begun, hold, loaded = threading.Event(), threading.Event(), []
+
+    def slow(text, layout):
+        begun.set()
+        assert hold.wait(10)
+        loaded.append(text)
+        return loads(text, layout)
+    monkeypatch.setattr(module.PlanTable, 'loads', slow)
+    others = [assemble(layout, f'uniform:{share}') for share in (0.1, 0.2, 0.3)]
+    port = node.ports[0]
+    for each in (table, *others):
+        port._on_table(PlanTable(digest=digest_to_msg(each.digest), json=each.dumps()))
+        assert begun.wait(10)
+    hold.set()
+    client.until(lambda: bytes(client.statuses[-1].table_digest) == others[-1].digest)
+    assert loaded == [table.dumps(), others[-1].dumps()]
+    assert robot.tables
+
+
+def test_a_bad_chunk_is_refused_by_a_report_and_named_in_the_log(make, table):
+    node, client = make()
+    robot = Robot(node, client)
+    robot.give(table)
+    robot.send(table, plan_index=7)
+    report = client.until(lambda: robot.reports)[0]
+    assert report.status == FrameReport.STATUS_REFUSED
+    assert report.text == 'the frame runs under plan 7, its table has plans 0 to 1'
+    assert f'warning: frame 0 of the robot refused: {report.text}' in node.log
+    robot.send(table, scale=float('nan'))
+    client.until(lambda: 'warning: from the robot: chunk 0 of value 0 in frame 0: scale is nan'
+                 in node.log)
+    robot.send(table, frame=1)
+    client.until(lambda: len(robot.reports) == 2)
+    assert robot.reports[1].status == FrameReport.STATUS_OK
+
+
+def test_a_frame_whose_rows_stay_out_is_given_up(make, table):
+    node, client = make(session_timeout_s=0.1)
+    robot = Robot(node, client)
+    robot.give(table)
+    robot.send(table, plan_index=1, row_begin=32, raw_bytes=32 * SIZE * 3,
+               payload=array('B', bytes(32 * SIZE * 3)))
+    report = client.until(lambda: robot.reports)[0]
+    assert report.status == FrameReport.STATUS_ABORTED
+    assert report.text.startswith('deadline passed: value ')
+    assert 'warning: frame 0 of the robot given up: deadline passed' in node.log
+
+
+@pytest.mark.parametrize('robots, message', [
+    (['r1', 'r1'], "parameter 'robots' has 'r1', 'r1' for the same topics"),
+    (['r1', '/r1/', 'r2'], "parameter 'robots' has 'r1', '/r1/' for the same topics"),
+    (['', '/'], "parameter 'robots' has '', '/' for the same topics"),
+    (['a b'], "parameter 'robots' has 'a b', expected a namespace such as 'r1'"),
+    (['r1', '1r'], "parameter 'robots' has '1r', expected a namespace such as 'r1'")])
+def test_namespaces_that_can_not_be_are_refused(make, robots, message):
+    node, client = make(start=False, robots=robots)
+    assert node.trigger_configure() == FAILURE
+    assert f'error: cannot start: {message}' in node.log
+    assert not node.ports and node.compiling is None
+    assert client.state('server_node') == 'unconfigured'
+
+
+@pytest.mark.parametrize('robots, topics', [
+    ([], ['/uplink']), ([''], ['/uplink']), (['r1', '/a/r2/'], ['/r1/uplink', '/a/r2/uplink'])])
+def test_each_robot_has_topics_of_its_own(make, robots, topics):
+    node, client = make(start=False, robots=robots)
+    assert node.trigger_configure() == SUCCESS
+    assert [port._subscriptions[0].topic_name for port in node.ports] == topics
+
+
+def test_one_robots_bad_table_is_not_anothers(make, table):
+    node, client = make(start=False, robots=['r1', 'r2'])
+    assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    robots = [Robot(node, client, name) for name in ('r1', 'r2')]
+    robots[0].tables.publish(PlanTable(json='{'))
+    robots[1].tables.publish(PlanTable(digest=digest_to_msg(table.digest), json=table.dumps()))
+    client.until(lambda: node.ports[1].digest == table.digest)
+    assert node.ports[0].digest == bytes(32) and 'is not JSON' in node.ports[0].text
+    assert 'error: plan table of r1 refused: ' in node.log
+
+
+# States of the lifecycle
+
+def test_while_it_is_not_active_it_says_so_and_serves_nothing(make, table):
+    node, client = make()
+    robot = Robot(node, client)
+    robot.give(table)
+    assert node.trigger_deactivate() == SUCCESS
+    client.until(lambda: client.statuses[-1].text == 'the server is not active')
+    assert not client.statuses[-1].ready
+    robot.send(table)
+    client.spin(0.1)
+    assert not robot.reports
+    assert node.trigger_activate() == SUCCESS
+    client.until(lambda: client.statuses[-1].ready)
+    robot.send(table, frame=1)
+    assert client.until(lambda: robot.reports)[0].frame == 1
+
+
+def test_cleanup_while_a_table_compiles_waits_for_it_and_leaves_nothing_behind(make, table,
+                                                                              monkeypatch):
+    node, client = make()
+    robot, loads = Robot(node, client), module.PlanTable.loads
+    begun = threading.Event()
+
+    def slow(text, layout):
+        begun.set()
+        threading.Event().wait(0.2)
+        return loads(text, layout)
+    monkeypatch.setattr(module.PlanTable, 'loads', slow)
+    robot.tables.publish(PlanTable(digest=digest_to_msg(table.digest), json=table.dumps()))
+    client.until(begun.is_set)
+    assert node.trigger_deactivate() == SUCCESS and node.trigger_cleanup() == SUCCESS
+    assert not node.ports and node.layout is None
+    robot.send(table)
+    robot.tables.publish(PlanTable())
+    client.spin(0.2)
+    assert not [line for line in node.log.lines if line.startswith('error')]
+
+
+def test_cleanup_in_the_middle_of_a_frame_ends_it(make, table):
+    node, client = make(session_timeout_s=20.0)
+    robot = Robot(node, client)
+    robot.give(table)
+    robot.send(table, plan_index=1, row_begin=32, raw_bytes=32 * SIZE * 3,
+               payload=array('B', bytes(32 * SIZE * 3)))
+    engine = node.ports[0].engine
+    client.until(lambda: engine._sessions)
+    assert node.trigger_deactivate() == SUCCESS and node.trigger_cleanup() == SUCCESS
+    assert engine.frames[2] == 1 and not engine._sessions
+
+
+def test_configured_again_and_again_it_leaks_nothing(make, table):
+    node, client = make(start=False, robots=['r1', 'r2'])
+    counts = []
+    for _ in range(4):
+        assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+        counts.append((len(list(node.publishers)), len(list(node.subscriptions)),
+                       len(list(node.timers)), len(list(node.waitables)),
+                       len(node._managed_entities), threading.active_count()))
+        assert node.trigger_deactivate() == SUCCESS and node.trigger_cleanup() == SUCCESS
+    assert len(set(counts)) == 1
