@@ -17,6 +17,9 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'namespace', default_value='', description='namespace of the node and its topics'),
     DeclareLaunchArgument(
+        'image', default_value='image',
+        description='topic of the camera; JPEG and PNG are expected on <image>/compressed'),
+    DeclareLaunchArgument(
         'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
         description='least severe message that is logged'),
 ]
@@ -38,6 +41,8 @@ def start(context):
     return [Node(
         package='hp_inference', executable='robot_node', name='robot_node', output='screen',
         namespace=LaunchConfiguration('namespace'),
+        remappings=[('image', LaunchConfiguration('image')),
+                    ('image/compressed', [LaunchConfiguration('image'), '/compressed'])],
         parameters=[LaunchConfiguration('params_file'),
                     {name: yaml.safe_load(text) for name, text in given.items() if text}],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')])]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import os
 import signal
 import sys
@@ -18,7 +19,8 @@ from hp_inference.graph.layout import Layout
 from hp_inference.graph.load import ModelSpec, open_model
 from hp_inference.nodes.params import BadParameter, declare, Table
 
-SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
+                           TransitionCallbackReturn.ERROR)
 
 
 class ManagedNode(LifecycleNode):
@@ -38,6 +40,9 @@ class ManagedNode(LifecycleNode):
     def configure(self) -> None:
         """Load what the node needs and make its publishers and subscriptions."""
         raise NotImplementedError  # every node has its own
+
+    def announce(self) -> None:
+        """Say what others need to know, as soon as the node is active."""
 
     def cleanup(self) -> None:
         """Undo ``configure``; called in any state, also after a failed one."""
@@ -72,21 +77,16 @@ class ManagedNode(LifecycleNode):
 
     def on_configure(self, state: State) -> TransitionCallbackReturn:
         """Configure; a refusal is logged in one line."""
-        try:
-            self.configure()
+        if self._attempt(self.configure):
             return SUCCESS
-        except ValueError as error:
-            self.get_logger().error(f'cannot start: {error}')
-        except Exception:  # rclpy would keep it to itself
-            if rclpy.ok():
-                self.get_logger().error(f'cannot start:\n{traceback.format_exc()}')
         self.cleanup()
         return FAILURE
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
         """Let frames in."""
         self.active = True
-        return super().on_activate(state)
+        done = super().on_activate(state)
+        return done if self._attempt(self.announce) else ERROR
 
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
         """Let no more frames in."""
@@ -109,6 +109,18 @@ class ManagedNode(LifecycleNode):
         self.active = False
         self.cleanup()
         return SUCCESS
+
+    def _attempt(self, step: Callable[[], None]) -> bool:
+        """Run a step of a transition; log what it raises, which rclpy would keep to itself."""
+        try:
+            step()
+            return True
+        except ValueError as error:
+            self.get_logger().error(f'cannot start: {error}')
+        except Exception:
+            if rclpy.ok():  # else it was told to stop in the middle of it
+                self.get_logger().error(f'cannot start:\n{traceback.format_exc()}')
+        return False
 
     def spin(self) -> None:
         """Work until the node is told to stop; a callback that fails does not end it."""

@@ -116,12 +116,10 @@ class RobotNode(ManagedNode):
         self.timers_made, self.subscriptions_made, self.publishers_made = [], [], []
         self.engine = self.diagnostics = self.layout = None
 
-    def on_activate(self, state):
-        """Announce the plan table and let images in."""
-        done = super().on_activate(state)
+    def announce(self) -> None:
+        """Publish the plan table and the name of the plan in force."""
         self._announce_table()
         self._announce_plan()
-        return done
 
     def _publisher(self, kind, topic, profile, **more):
         self.publishers_made.append(self.create_lifecycle_publisher(
@@ -202,9 +200,9 @@ class RobotNode(ManagedNode):
         graph, text, ready = self.layout.graph, msg.text[:TEXT], msg.ready
         if msg.model_digest != graph.digest:
             ready = False
-            text = (f'the server has {msg.model[:TEXT]!r} with digest {msg.model_digest[:12]}, this '
-                    f'robot {graph.model!r} with {graph.digest[:12]}: give both the same model, '
-                    'weights and input size')
+            text = (f'the server has {msg.model[:TEXT]!r} with digest {msg.model_digest[:12]}, '
+                    f'this robot {graph.model!r} with {graph.digest[:12]}: give both the same '
+                    'model, weights and input size')
         elif msg.version != __version__:
             self.get_logger().warning(f'the server runs hp_inference {msg.version}, this robot '
                                       f'{__version__}: run the same version on both')

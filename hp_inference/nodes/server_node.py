@@ -167,18 +167,15 @@ class ServerNode(ManagedNode):
             self.diagnostics = None
         self.layout = None
 
-    def on_activate(self, state):
-        """Let frames in and say so to the robots."""
-        done = super().on_activate(state)
+    def announce(self) -> None:
+        """Tell the robots whether they are served."""
         for port in self.ports:
             port.announce()
-        return done
 
     def on_deactivate(self, state):
         """Let no more frames in, and say so first, while it can still be said."""
         self.active = False
-        for port in self.ports:
-            port.announce()
+        self.announce()
         return super().on_deactivate(state)
 
     def _namespaces(self) -> tuple[str, ...]:

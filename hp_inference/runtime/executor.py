@@ -50,12 +50,12 @@ class Trace:
     @property
     def compute_s(self) -> float:
         """Seconds spent computing."""
-        return sum(end - begin for begin, end in self.computing)
+        return sum((end - begin for begin, end in self.computing), 0.0)
 
     @property
     def wait_s(self) -> float:
         """Seconds spent waiting for rows."""
-        return sum(end - begin for begin, end, _ in self.waiting)
+        return sum((end - begin for begin, end, _ in self.waiting), 0.0)
 
 
 Action = Callable[[list, FrameIO], None]

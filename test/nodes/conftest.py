@@ -5,13 +5,6 @@ import threading
 
 import pytest
 
-pytest.importorskip('rclpy')
-import rclpy  # noqa: E402
-from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from ros_rig import Client, given, Log  # noqa: E402
-
-from hp_inference.nodes.managed import ManagedNode  # noqa: E402
-
 
 @pytest.fixture
 def node_here(monkeypatch):
@@ -20,6 +13,11 @@ def node_here(monkeypatch):
 
     ``layouts`` are the captured models by name. All threads must be gone when the test is over.
     """
+    import rclpy
+    from rclpy.lifecycle import TransitionCallbackReturn
+    from ros_rig import Client, given, Log
+
+    from hp_inference.nodes.managed import ManagedNode
     before, made = set(threading.enumerate()), []
 
     def make(kind, layouts, start=True, **params):

@@ -147,7 +147,7 @@ class Client:
         return held
 
     def ready(self, plan_table: bool = True) -> None:
-        """Wait until the robot hears images and, unless told otherwise, has a server that serves."""
+        """Wait until the robot hears images and, unless told otherwise, its server serves."""
         self.until(lambda: all(camera.get_subscription_count() for camera in self.cameras.values())
                    and self.node.count_publishers('result'))
         if plan_table:

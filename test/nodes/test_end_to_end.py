@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Robot and server as two processes: images in, the unsplit model's answers out, whatever happens."""
+"""Robot and server as two processes: the unsplit model's answers come out, whatever happens."""
 
 from array import array
 import io
@@ -385,7 +385,9 @@ def test_results_go_on_when_the_server_dies_and_splitting_resumes_when_it_is_bac
                for result in answers[10:] if result)
     for number, result in enumerate(answers):
         assert result is None or error_of(result, pixels(number)) <= TOLERANCE
+    told = len(client.statuses)
     rig.server = NodeProcess('server_node', rig.folder)
+    client.until(lambda: len(client.statuses) > told and client.statuses[-1].ready)
     assert client.set(deadline_s=DEADLINE_S) == ''
     assert error_of(client.answered_together(), pixels()) <= TOLERANCE
 

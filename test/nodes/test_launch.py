@@ -83,10 +83,10 @@ def test_every_launch_file_describes_all_of_its_arguments():
             assert argument.description and argument.description != 'no description given', name
 
 
-def test_the_launch_files_have_the_same_arguments_but_for_the_robots_plans():
+def test_the_launch_files_have_the_same_arguments_but_for_what_only_a_robot_has():
     robot, server, demo = map(arguments, (ROBOT_FILE, SERVER_FILE, DEMO))
     assert set(robot) == set(demo)
-    assert set(robot) - set(server) == {'plan', 'plans'}
+    assert set(robot) - set(server) == {'image', 'plan', 'plans'}
     assert {'namespace', 'params_file', 'autostart', 'use_sim_time', 'log_level', 'model',
             'input'} == set(server)
     for name in server:

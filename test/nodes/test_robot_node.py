@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from ros_rig import Client, error_of, image_msg, MODEL, pixels, SIZE  # noqa: E402
+from ros_rig import error_of, image_msg, MODEL, pixels, SIZE  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from ros_rig import Client, MODEL, SIZE  # noqa: E402
+from ros_rig import MODEL, SIZE  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402

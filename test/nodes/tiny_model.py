@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model of the node tests, which the nodes load as a user's file."""
 
+import time
+
 from torch import nn
 
 
@@ -11,3 +13,8 @@ def net():
 
 def gray():
     return nn.Conv2d(1, 2, 3, padding=1)
+
+
+def endless():
+    """Take for ever, as the capture of a large model seems to."""
+    time.sleep(3600)

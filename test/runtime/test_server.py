@@ -341,8 +341,8 @@ def test_of_too_many_frames_the_oldest_is_given_up_and_stays_so(robot):
     side.settled()
     assert sorted(side.ends()) == [(0, ABORTED), (1, ABORTED), (2, OK), (3, OK)]
     texts = [report.text for report in side.reports if report.status == ABORTED]
-    assert texts == [f'frame {frame} came while 2 were in flight; the oldest is given up'
-                     for frame in (2, 3)]
+    assert sorted(texts) == [f'frame {frame} came while 2 were in flight; the oldest is given up'
+                             for frame in (2, 3)]
     assert side.engine.stray_chunks == 4
 
 
