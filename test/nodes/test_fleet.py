@@ -37,6 +37,7 @@ def test_two_robots_at_once_get_their_own_answers(fleet):
     one, two = fleet[0][:2]
     for client in (one, two):
         client.answered_together()
+        client.results.clear()  # of the same stamps as those to come
     for seed in range(5):
         asked = [one.image(seed), two.image(100 + seed)]
         asked[1].header = asked[0].header  # not even their stamps tell them apart
