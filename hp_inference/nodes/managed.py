@@ -18,6 +18,7 @@ from hp_inference import __version__
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.load import ModelSpec, open_model
 from hp_inference.nodes.params import BadParameter, declare, Table
+from hp_inference.runtime.memory import keep_freed_memory
 
 SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
                            TransitionCallbackReturn.ERROR)
@@ -50,6 +51,7 @@ class ManagedNode(LifecycleNode):
     def open_model(self) -> Layout:
         """Load and capture the model that the parameters name; raises ValueError."""
         p = self.params
+        keep_freed_memory()
         if p.threads:
             torch.set_num_threads(p.threads)
         try:

@@ -293,7 +293,7 @@ SERVER: Table = (
     *_MODEL,
     Row('robots', 'string[]', ('',), read_only=True,
         description="namespaces of the robots served, relative to the server's; '' is its own"),
-    Row('max_sessions', 'int', 4, unit='frames', low=1, high=64,
+    Row('max_sessions', 'int', 4, unit='frames', low=1, high=64, read_only=True,
         description='frames in flight of one robot at most'),
     Row('session_timeout_s', 'double', 2.0, unit='s', low=0.01, high=60.0,
         description='a frame whose rows do not come is given up after'),

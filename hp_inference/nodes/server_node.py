@@ -142,6 +142,7 @@ class ServerNode(ManagedNode):
         super().__init__('server_node', SERVER)
         self.ports: list[RobotPort] = []
         self.compiling = self.diagnostics = self.layout = None
+        self.params.on_change(self._on_change)
 
     def configure(self) -> None:
         """Load the model and open a port for each robot."""
@@ -153,6 +154,10 @@ class ServerNode(ManagedNode):
         for port in self.ports:
             self.diagnostics.add(f'serving {port.name}',
                                  lambda port=port: self._diagnose(port))
+
+    def _on_change(self, values: dict) -> None:
+        for port in self.ports:
+            port.engine.session_timeout_s = self.params.session_timeout_s
 
     def cleanup(self) -> None:
         """Close all ports."""

@@ -59,8 +59,7 @@ def timing(layout: Layout, plan: Plan, made: list[Share]) -> Timing:
                 phases[side].append((PHASES if value else 0, rows))
             else:
                 earliest = [(1, rows)] if behind else wanted[value][side]
-                phases[side].extend(_join_small(
-                    _as_enabled(layout, value, earliest, available, side)))
+                phases[side].extend(_as_enabled(layout, value, earliest, available, side))
         computed.append(phases)
         leaving.append(tuple(_leave(blocks, phases[side])
                              for side, blocks in enumerate(travels[value])))
@@ -83,24 +82,30 @@ def _wanted_phases(layout: Layout, made: list[Share], travels) -> list[tuple[lis
         for side in (ROBOT, SERVER):
             for phase, rows in travels[value][side]:
                 asked[value][side][phase] = asked[value][side].get(phase, NONE) | rows
-            rest = made[value].computed[side]
+            rest, so_far = made[value].computed[side], NONE
             for phase in range(1, PHASES + 1):
                 rows = asked[value][side].get(phase, NONE) & rest
                 if phase == PHASES:
                     rows = rest
                 if not rows:
                     continue
-                rest = rest - rows
+                rest, so_far = rest - rows, so_far | rows
                 wanted[value][side].append((phase, rows))
                 if value:
-                    for source, need in needs_of(layout, value, rows).items():
+                    # Blocks may be joined, and joined they may read rows that lie between what
+                    # they read apart (a stride that skips rows): ask for those in time.
+                    for source, need in needs_of(layout, value, so_far).items():
                         table = asked[source][side]
                         table[phase] = table.get(phase, NONE) | need
     return wanted
 
 
 def _as_enabled(layout: Layout, value: int, earliest: list, available, side: int) -> list:
-    """Return the rows by the first phase, not before ``earliest``, that has all they read."""
+    """
+    Return the rows by the first phase, not before ``earliest``, that has all they read.
+
+    Blocks of few rows wait for the phase after, to be joined with what is ready then.
+    """
     refs = layout.graph.ops[value - 1].refs
     events = sorted({phase for ref in refs for phase, _ in available[ref][side]}
                     | {phase for phase, _ in earliest})
@@ -113,7 +118,7 @@ def _as_enabled(layout: Layout, value: int, earliest: list, available, side: int
                                for pair in part) for ref in refs}
             ready = Rows((begin, _enabled_until(layout, value, begin, end, there))
                          for begin, end in rest)
-        if ready:
+        if ready.count >= MIN_BLOCK_ROWS or phase == events[-1] and ready:
             entries.append((phase, ready))
             rest = rest - ready
     return entries
@@ -130,17 +135,6 @@ def _enabled_until(layout: Layout, value: int, begin: int, end: int, there) -> i
         else:
             high = middle - 1
     return low
-
-
-def _join_small(entries: list) -> list:
-    """Join blocks of few rows with the block after them."""
-    joined, held = [], NONE
-    for i, (phase, rows) in enumerate(entries):
-        held = held | rows
-        if held.count >= MIN_BLOCK_ROWS or i == len(entries) - 1:
-            joined.append((phase, held))
-            held = NONE
-    return joined
 
 
 def _leave(blocks: list, computed: list) -> list:
