@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import json
+
 from cli_runner import complaint_of, runner, save_plans
 import pytest
 import torch
@@ -94,3 +96,13 @@ def test_a_table_of_another_model_is_refused(hp, tmp_path):
     save_plans(tmp_path / 'other.json', 'tiny.py:mask', ['robot_only'])
     message = complaint_of(hp('program tiny.py:classes --input 1,3,24,32 --plan other.json'))
     assert "is for model 'tiny.py:mask'" in message
+
+
+def test_an_answer_that_can_show_no_error_is_not_ok(hp, tmp_path):
+    (tmp_path / 'dead.py').write_text(
+        'import torch\n\n\nclass Net(torch.nn.Module):\n'
+        '    def forward(self, x):\n        return torch.log(x - 50)\n')
+    status, out, err = hp(f'check {tmp_path}/dead.py:Net --input 1,3,16,16 --plans 2 --json')
+    assert status == 1
+    assert json.loads(out)['ok'] is False
+    assert 'no error can show' in err

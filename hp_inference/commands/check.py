@@ -31,6 +31,11 @@ def run(args) -> Outcome:
     if strange:
         print(f'note: {strange} numbers of the unsplit answer are NaN or infinite; there a split '
               'only has to give the same', file=sys.stderr)
+    # An answer of NaNs or zeros is the same whatever is computed before it: nothing is shown.
+    empty = not any(bool((tensor.isfinite() & (tensor != 0)).any()) for tensor in wanted.values())
+    if empty:
+        print('note: the unsplit answer to this image has no number but 0, NaN and infinity, so '
+              'that no error can show; give other --weights or another --image', file=sys.stderr)
     worst, worst_plan, wrong, sent_bytes = -1.0, '', 0, 0
     for done in range(args.plans):
         name = f'random:{args.seed + done}'
@@ -49,7 +54,7 @@ def run(args) -> Outcome:
     _progress('')
     seconds = time.monotonic() - begun
     data = {'plans': args.plans, 'worst_relative_error': number(worst), 'tolerance': tolerance,
-            'sent_bytes': sent_bytes, 'ok': not wrong, 'worst_plan': worst_plan,
+            'sent_bytes': sent_bytes, 'ok': not (wrong or empty), 'worst_plan': worst_plan,
             'model': args.model, 'dtype': args.dtype, 'seconds': round(seconds, 3)}
     text = (f'{subject.title}\n\n'
             f'{args.plans} random plans (random:{args.seed} to '
@@ -57,8 +62,9 @@ def run(args) -> Outcome:
             f'{sent_bytes / 1e6:.2f} MB sent\n'
             f'worst relative error {worst:.3g} (plan {worst_plan}), tolerance {tolerance:g}\n'
             + (f'WRONG: {wrong} plans do not give the answer of the unsplit model' if wrong
+               else 'WRONG: nothing could be compared (see the note)' if empty
                else 'ok: every plan gives the answer of the unsplit model'))
-    return Outcome(data, text, ok=not wrong)
+    return Outcome(data, text, ok=not (wrong or empty))
 
 
 def _progress(text: str) -> None:

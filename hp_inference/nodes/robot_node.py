@@ -261,7 +261,7 @@ class RobotNode(ManagedNode):
             f'{len(recent) / self.params.log_every_s:.1f} results/s, latency median '
             f'{median(recent) * 1e3:.1f} ms max {max(recent) * 1e3:.1f} ms, plan '
             f'{self.engine.table.plans[self.engine.index].name}, {counters.dropped} dropped, '
-            f'{counters.late} late')
+            f'{counters.alone} computed alone, {counters.late} of them late')
 
     def _diagnose(self):
         engine, counters = self.engine, self.engine.counters
@@ -273,7 +273,7 @@ class RobotNode(ManagedNode):
             'model': self.layout.graph.model, 'model_digest': self.layout.graph.digest,
             'plan': engine.table.plans[engine.index].name,
             'plan_table': engine.table.digest.hex(), 'results': counters.results,
-            'dropped': counters.dropped, 'late': counters.late,
+            'dropped': counters.dropped, 'alone': counters.alone, 'late': counters.late,
             'stray_chunks': counters.stray_chunks, 'result_age_s': age, 'version': __version__}
 
 

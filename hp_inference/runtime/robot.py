@@ -58,6 +58,7 @@ class Counters:
     results: int = 0
     dropped: int = 0  # images replaced by a newer one before their turn, or refused
     refused: int = 0  # of these, images that could not be used, or whose computing failed
+    alone: int = 0  # results of the robot alone although the plan says otherwise
     late: int = 0  # frames that the robot finished alone because the server's rows did not come
     stray_chunks: int = 0  # chunks of past or unknown frames, or that came again
 
@@ -243,6 +244,7 @@ class RobotEngine:
         if not reason:
             self._together(taken, image, executor, result, prepared)
         if result.fallback:
+            self.counters.alone += 1
             trace = Trace()
             result.outputs = self._alone.run(None, image, trace)
             result.robot_compute_s += trace.compute_s

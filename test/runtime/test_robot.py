@@ -68,7 +68,9 @@ def test_the_figures_of_a_frame_are_those_of_what_happened(pair):
     assert result.sent_bytes == sum(up) > 0
     assert result.received_bytes == sum(down) > 0
     assert 0 < result.robot_compute_s + result.robot_wait_s <= result.latency_s < WAIT_S
-    assert 0 < result.server_compute_s and 0 <= result.server_wait_s < WAIT_S
+    report, = sides.told
+    assert (result.server_compute_s, result.server_wait_s) == (report.compute_s, report.wait_s)
+    assert 0 < report.compute_s <= report.total_s and 0 < report.wait_s <= report.total_s
     assert 0 <= result.queue_s < result.latency_s and 0 <= result.preprocess_s < result.latency_s
     assert {span.lane for span in result.spans} >= {'robot', 'server', 'downlink'}
     for span in result.spans:
@@ -362,9 +364,9 @@ def test_what_is_not_sent_of_a_frame_that_is_given_up_is_not_sent(pair):
         return []
     sides.up = slow
     result = sides.ask()
-    assert result.fallback
+    assert result.fallback and not sides.robot._outbox.queued_bytes
     hold.set()
-    until(lambda: not sides.robot._outbox.queued_bytes)
+    sides.robot.close()
     assert sent == [0] and result.sent_bytes > 0
 
 
@@ -420,6 +422,14 @@ def test_a_report_that_does_not_come_costs_a_moment_not_the_answer(pair):
     result = sides.ask()
     assert not result.fallback and result.server_compute_s == 0
     assert not any(span.lane == 'server' for span in result.spans)
+
+
+def test_a_report_that_comes_just_after_the_last_rows_is_waited_for(pair, monkeypatch):
+    monkeypatch.setattr('hp_inference.runtime.robot.REPORT_GRACE_S', WAIT_S)
+    sides = pair('full_offload')
+    sides.reports = lambda report: threading.Timer(
+        0.1, sides.robot.on_report, [report]).start() or []
+    assert sides.ask().server_compute_s > 0
 
 
 def test_spans_of_a_report_stay_between_the_first_chunk_and_the_last_rows(pair):

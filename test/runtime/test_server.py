@@ -28,7 +28,7 @@ class Robot:
     """What a robot needs to have frames computed by hand: its chunks, and what comes back."""
 
     def __init__(self, layout, **options):
-        self.layout, self.table = layout, table(layout, 'layer:3', 'full_offload')
+        self.layout, self.table = layout, table(layout, 'layer:3', 'full_offload', 'uniform:0.5')
         self.chunks: list[Chunk] = []
         self.reports = []
         self.engine = ServerEngine(layout, lambda chunk: self.chunks.append(carried(chunk)),
@@ -36,7 +36,7 @@ class Robot:
         self.engine.use(self.table)
 
     def uplink(self, frame, index=0, session=ROBOT_SESSION) -> list[Chunk]:
-        """Return the chunks that a robot sends for a frame under a plan: 3, or 1 for the image."""
+        """Return what a robot sends before it waits: 3 chunks of value 3 under plan 0."""
         program, image = self.table.programs[index][ROBOT], random_image(self.layout)
         head = Head(session, frame, self.table.digest, index)
         sent = []
@@ -215,8 +215,8 @@ def test_tables_may_come_while_frames_run(robot, layout):
     ({'table_digest': b'\7' * 32}, 'the frame runs under plan table 070707070707, this server '
                                    'holds '),
     ({'table_digest': b''}, 'the frame runs under plan table , this server holds '),
-    ({'plan_index': 2}, 'the frame runs under plan 2, its table has plans 0 to 1'),
-    ({'plan_index': 65535}, 'the frame runs under plan 65535, its table has plans 0 to 1')])
+    ({'plan_index': 3}, 'the frame runs under plan 3, its table has plans 0 to 2'),
+    ({'plan_index': 65535}, 'the frame runs under plan 65535, its table has plans 0 to 2')])
 def test_a_first_chunk_with_a_wrong_head_begins_nothing(robot, monkeypatch, wrong, message):
     side = robot()
     monkeypatch.setattr('hp_inference.runtime.server.inbox_for', None)  # not even an inbox
@@ -233,7 +233,7 @@ def test_a_first_chunk_with_a_wrong_head_begins_nothing(robot, monkeypatch, wron
 @pytest.mark.parametrize('wrong', WRONG)
 @pytest.mark.parametrize('place', ['first', 'later'])
 def test_a_frame_with_a_wrong_chunk_is_refused_once_and_the_chunk_named(robot, wrong, place):
-    side = robot()
+    side = robot(session_timeout_s=2 * WAIT_S)
     tamper, message = WRONG[wrong]
     good = side.uplink(0)
     if place == 'later':
@@ -267,7 +267,9 @@ def test_a_wrong_chunk_after_the_end_of_its_frame_changes_nothing(robot):
     side.answer(0)
     tamper, _ = WRONG['value']
     side.give([tamper(chunk) for chunk in side.uplink(0)])
-    assert side.ends() == [(0, OK)] and side.engine.stray_chunks == 3
+    assert side.engine.stray_chunks == 3
+    side.engine._refuse((ROBOT_SESSION, 0), 'a chunk that was looked at while its frame ended')
+    assert side.ends() == [(0, OK)] and side.engine.frames[REFUSED] == 0
 
 
 # Chunks that come twice, late or not at all
@@ -410,6 +412,19 @@ def test_rows_that_can_not_be_sent_are_reported(robot):
     side.settled()
     side.engine._outbox._publish = publish
     side.answer(1)
+
+
+def test_rows_of_a_frame_that_is_given_up_are_not_sent(robot):
+    side = robot(session_timeout_s=0.2)
+    hold, sent = threading.Event(), []
+    side.engine._outbox._publish = lambda chunk: sent.append(chunk.frame) or hold.wait(WAIT_S)
+    side.give(side.uplink(0, 1))  # which keeps the link busy
+    side.give(side.uplink(1, 2))  # rows of it wait to be sent, and it for rows of the robot
+    until(lambda: (1, ABORTED) in side.ends())
+    assert sent == [0]
+    hold.set()
+    side.settled()
+    assert set(sent) == {0}
 
 
 def test_close_in_the_middle_of_frames_says_so_and_ends_at_once(robot):
