@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from ros_rig import MODEL, SIZE  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
@@ -176,6 +177,14 @@ def test_a_frame_whose_rows_stay_out_is_given_up(make, table):
     assert report.status == FrameReport.STATUS_ABORTED
     assert report.text.startswith('deadline passed: value ')
     assert 'warning: frame 0 of the robot given up: deadline passed' in node.log
+
+
+def test_the_timeout_may_change_while_running(make):
+    node, _ = make()
+    result, = node.set_parameters([Parameter('session_timeout_s', value=0.5)])
+    assert result.successful and node.ports[0].engine.session_timeout_s == 0.5
+    result, = node.set_parameters([Parameter('max_sessions', value=9)])
+    assert not result.successful and 'read-only' in result.reason
 
 
 @pytest.mark.parametrize('robots, message', [

@@ -112,7 +112,8 @@ def test_without_a_server_the_robot_answers_alone_and_says_why(pair):
     sides.robot.server_holds(b'', 'the server has another model')
     result = sides.ask(1)
     assert (result.fallback_reason, result.computed_on) == ('the server has another model', ROBOT)
-    assert result.sent_bytes == 0 and sides.robot.counters.late == 0
+    assert result.sent_bytes == 0
+    assert (sides.robot.counters.alone, sides.robot.counters.late) == (2, 0)
 
 
 def test_the_plan_robot_only_needs_no_server(pair):

@@ -254,6 +254,20 @@ def test_a_frame_with_a_wrong_chunk_is_refused_once_and_the_chunk_named(robot, w
     side.answer(1)
 
 
+def test_a_frame_that_is_refused_while_it_is_computed_is_not_reported_as_done(robot, monkeypatch):
+    side = robot()
+    tamper, message = WRONG['value']
+    chunk, send = side.uplink(0, 1)[0], side.engine._outbox.send
+
+    def tampered(*args):
+        side.give([tamper(chunk)])
+        send(*args)
+    monkeypatch.setattr(side.engine._outbox, 'send', tampered)  # of the rows before the last
+    side.give([chunk])
+    side.settled()
+    assert side.ends() == [(0, REFUSED)] and message in side.reports[0].text
+
+
 @pytest.mark.parametrize('wrong', sorted(set(WRONG) - {'version', 'table', 'plan', 'damaged'}))
 def test_a_first_chunk_with_a_wrong_body_has_nothing_allocated(robot, monkeypatch, wrong):
     side = robot()
@@ -418,11 +432,13 @@ def test_rows_of_a_frame_that_is_given_up_are_not_sent(robot):
     side = robot(session_timeout_s=0.2)
     hold, sent = threading.Event(), []
     side.engine._outbox._publish = lambda chunk: sent.append(chunk.frame) or hold.wait(WAIT_S)
-    side.give(side.uplink(0, 1))  # which keeps the link busy
-    side.give(side.uplink(1, 2))  # rows of it wait to be sent, and it for rows of the robot
-    until(lambda: (1, ABORTED) in side.ends())
-    assert sent == [0]
-    hold.set()
+    try:
+        side.give(side.uplink(0, 1))
+        until(lambda: sent)  # the link is busy
+        side.give(side.uplink(1, 2))  # rows of it wait to be sent, and it for rows of the robot
+        until(lambda: (1, ABORTED) in side.ends())
+    finally:
+        hold.set()
     side.settled()
     assert set(sent) == {0}
 
