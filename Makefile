@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-core demo bench lint clean
+.PHONY: help setup build test test-core test-planner demo bench lint clean
 
 # The built packages, a ROS domain for this run alone, no talk beyond this host, and one thread for
 # each of the processes that share the machine's cores.
@@ -11,7 +11,8 @@ run = . ./env.bash && export ROS_DOMAIN_ID=$$(($$$$ % 100 + 1)) \
 help:
 	@echo 'make demo       set everything up and run the main job between two ROS 2 processes'
 	@echo 'make test       set everything up and run all tests'
-	@echo 'make test-core  the tests that need no ROS'
+	@echo 'make test-core  the tests of hp_inference that need no ROS'
+	@echo 'make test-planner  the tests of hp_planner that need no ROS'
 	@echo 'make bench      every measurement in bench/, short (ARGS= for other options)'
 	@echo 'make lint       check the style'
 	@echo 'make setup      only the virtual environment .venv'
@@ -26,15 +27,20 @@ build:
 	@.ci/build.sh
 
 # Two processes for what only computes; one at a time for what starts nodes of its own. Selecting
-# none of either by ARGS (pytest's status 5) is no failure.
-core = python -m pytest -m 'not ros' -n 2 --dist worksteal $(ARGS) || [ $$? = 5 ]
+# none of one by ARGS (pytest's status 5) is no failure.
+computing = python -m pytest -m 'not ros' -n 2 --dist worksteal $(ARGS)
+core = $(computing) --ignore test/planner --ignore test/bench || [ $$? = 5 ]
+planner = $(computing) test/planner test/bench || [ $$? = 5 ]
 ros = python -m pytest -m ros $(ARGS) || [ $$? = 5 ]
 
 test: build
-	@$(run) python -c 'import hp_inference.nodes' && { $(core); } && { $(ros); }
+	@$(run) python -c 'import hp_inference.nodes' && { $(core); } && { $(planner); } && { $(ros); }
 
 test-core: setup
 	@PATH="$$PWD/.venv/bin:$$PATH" OMP_NUM_THREADS=1 && export PATH OMP_NUM_THREADS && { $(core); }
+
+test-planner: setup
+	@PATH="$$PWD/.venv/bin:$$PATH" OMP_NUM_THREADS=1 && export PATH OMP_NUM_THREADS && { $(planner); }
 
 demo: build
 	@$(run) python examples/demo.py $(ARGS)

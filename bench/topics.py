@@ -19,6 +19,7 @@ import threading
 import time
 
 from _common import finish, parser, table
+import numpy as np
 import torch
 
 TRANSPORTS = {
@@ -31,10 +32,10 @@ DIGEST = bytes(32)
 PACED_BYTES_PER_S = 12.5e6  # 100 Mbit/s, a good Wi-Fi link
 
 
-def spec():
-    """Return the slice that travels."""
+def spec(rows: int = SHAPE[2]):
+    """Return the slice that travels: the first rows of the value."""
     from hp_inference.link.wire import SliceSpec
-    return SliceSpec(1, 0, SHAPE[2], SHAPE, 2, torch.float32)
+    return SliceSpec(1, 0, rows, (*SHAPE[:2], rows, SHAPE[3]), 2, torch.float32)
 
 
 def receive() -> None:
@@ -52,10 +53,10 @@ def receive() -> None:
 
     def take(msg):
         chunk = chunk_from_msg(msg)
-        inbox = inboxes.setdefault(chunk.frame, Inbox([spec()]))
+        inbox = inboxes.setdefault(chunk.frame, Inbox([spec(chunk.row_end)]))
         inbox.put(chunk)
         if inbox.complete:
-            rows = inbox.get(1, 0, SHAPE[2])
+            rows = inbox.get(1, 0, chunk.row_end)
             reports.publish(FrameReport(frame=chunk.frame, total_s=time.monotonic(),
                                         received_bytes=rows.nbytes))
             del inboxes[chunk.frame]
@@ -98,13 +99,13 @@ class Sender:
         self.done[msg.frame] = msg.total_s
         self.arrived.set()
 
-    def send(self) -> float | None:
-        """Send one value and wait for it; return its seconds, None when it was lost."""
+    def send(self, rows: int = SHAPE[2]) -> float | None:
+        """Send rows of the value and wait for them; return the seconds, None for a loss."""
         from hp_inference.link.wire import Head
         self.frame += 1
         self.arrived.clear()
         begin = time.monotonic()
-        self.outbox.send(self.value, spec(), 'none',
+        self.outbox.send(self.value[:, :, :rows], spec(rows),
                          Head(self.session, self.frame, DIGEST, 0))
         end = begin + 5
         while self.frame not in self.done:
@@ -124,12 +125,30 @@ def transfers(seconds: float) -> dict:
     while time.monotonic() < end:
         times.append(sender.send())
     good = [t for t in times if t is not None]
+    message_s, byte_s = message_costs(sender, seconds / 4)
     megabytes = sender.value.nbytes / 1e6
     held = held_up(sender, max(0.25, seconds / 16), {
         'idle': None, 'paced': megabytes * 1e6 / PACED_BYTES_PER_S, 'flat out': 0.0})
     return {'mb_per_s': megabytes / median(good) if good else 0.0,
             'ms_per_value': median(good) * 1e3 if good else None,
+            'message_s': message_s, 'byte_s': byte_s,
             'transfers': len(times), 'lost': len(times) - len(good), 'computing_held_up': held}
+
+
+def message_costs(sender: Sender, seconds: float) -> tuple[float, float]:
+    """Return what a message costs, and what each of its bytes, fitted over sizes; seconds."""
+    sizes = (1, 2, 4, 8, 16, 32)  # rows
+    times: dict[int, list[float]] = {rows: [] for rows in sizes}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for rows in sizes:
+            took = sender.send(rows)
+            if took is not None:
+                times[rows].append(took)
+    bytes_per_row = sender.value.nbytes / SHAPE[2]
+    byte_s, message_s = np.polyfit([rows * bytes_per_row for rows in sizes],
+                                   [median(times[rows]) for rows in sizes], 1)
+    return float(message_s), float(byte_s)
 
 
 def held_up(sender: Sender, window: float, modes: dict[str, float | None]) -> dict[str, float]:
@@ -199,11 +218,12 @@ def main() -> None:
             receiver.terminate()
             receiver.wait(10)
         figures[name] = result = json.loads(output.strip().splitlines()[-1])
-        rows.append([name, result['mb_per_s'], result['ms_per_value'], result['transfers'],
+        rows.append([name, result['mb_per_s'], result['ms_per_value'],
+                     result['message_s'] * 1e3, result['byte_s'] * 1e9, result['transfers'],
                      result['lost'], *(f'{share * 100:.1f} %'
                                         for share in result['computing_held_up'].values())])
     table('1 MiB of float32, codec none, chunks of 60 kB', [
-        'transport', 'MB/s', 'ms', 'transfers', 'lost',
+        'transport', 'MB/s', 'ms', 'ms a message', 'ns a byte', 'transfers', 'lost',
         'held up at 100 Mbit/s', 'held up flat out'], rows)
     finish(options, {'transports': figures})
 

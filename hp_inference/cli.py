@@ -58,6 +58,34 @@ def _numbers(text: str) -> tuple[float, ...]:
     return numbers
 
 
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(part) for part in text.split(','))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate < math.inf for rate in rates):
+        raise argparse.ArgumentTypeError(f'{text!r} is not rates above 0 in Mbit/s, like 5,20,80')
+    return rates
+
+
+def _grid(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(',') if part)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not rates in Mbit/s, like 0,5,20,80') from error
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 on')
+    return amount
+
+
 def _count(least: int):
     def count(text: str) -> int:
         try:
@@ -78,8 +106,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'hp {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
+    def bare(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=f'{text[0].upper()}{text[1:]}.')
+        sub.add_argument('--json', action='store_true',
+                         help='print one JSON object instead of text')
+        return sub
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = bare(name, text)
         sub.add_argument('model', metavar='MODEL', help=MODEL_HELP)
         sub.add_argument('--input', type=_shape, metavar='1,C,H,W',
                          help="the uint8 image at the model's size (1,3,224,224; a .pt2 file: "
@@ -96,8 +130,6 @@ def _parser() -> argparse.ArgumentParser:
                          help="normalisation per channel (for colour ImageNet's, else 1)")
         sub.add_argument('--threads', type=_count(1), metavar='N',
                          help="threads that PyTorch computes with (PyTorch's default)")
-        sub.add_argument('--json', action='store_true',
-                         help='print one JSON object instead of text')
         return sub
 
     def plan(sub: argparse.ArgumentParser) -> None:
@@ -114,12 +146,86 @@ def _parser() -> argparse.ArgumentParser:
                             'under S too')
     check.add_argument('--dtype', choices=('float32', 'float64'), default='float32',
                        help='the float type to compute in (float32)')
-    check.add_argument('--image', metavar='FILE', help='a JPEG or PNG (a random image)')
+    check.add_argument('--codec', default='zstd', metavar='CODEC',
+                       help='how rows are packed for the way: none, zstd, shuffle_zstd (zstd); '
+                            'float16_shuffle_zstd, uint8_zstd and jpeg change the answer, by how '
+                            'much is reported')
+    check.add_argument('--image', action='append', default=[], metavar='FILE',
+                       help='a JPEG or PNG, more than one where --image is repeated (random ones)')
     plan(command('program', "show the robot's and the server's program of a plan"))
     run = command('run', 'run one image through both programs of a plan, in this process')
     run.add_argument('--image', required=True, metavar='FILE', help='a JPEG or PNG')
     plan(run)
+    _add_profile(command('profile', 'measure what a model takes on this device'))
+    _add_plan(command('plan', 'find the best plan at every bandwidth and write them as a table'))
+    simulate = bare('simulate', 'run a plan table and its baselines along a recorded bandwidth')
+    simulate.add_argument('table', metavar='TABLE', help='a plan table made by hp plan')
+    simulate.add_argument('--trace', required=True, metavar='CSV',
+                          help='a recorded bandwidth: columns time_s, mbit_s')
+    report = bare('report', 'draw what a plan table gains at which bandwidth, and how')
+    report.add_argument('table', metavar='TABLE', help='a plan table made by hp plan')
+    report.add_argument('--out', required=True, metavar='DIR',
+                        help='the folder to write the pictures (PNG) to')
+    report.add_argument('--bandwidths', type=_rates, metavar='B,B,...',
+                        help='where to draw the time line, in Mbit/s: the nearest of the table '
+                             'are taken (a few of the table)')
     return parser
+
+
+def _add_profile(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument('--out', required=True, metavar='FILE', help='the profile to write')
+    sub.add_argument('--device', default='cpu', metavar='D', help='cpu, cuda or cuda:N (cpu)')
+    sub.add_argument('--image', metavar='FILE',
+                     help='a JPEG or PNG like those to come: how well it and what is computed of '
+                          'it compress is part of the profile (an image made up)')
+    for state in ('waiting', 'communicating', 'computing'):
+        sub.add_argument(f'--{state}-w', type=_amount, metavar='W',
+                         help=f'board power while {state}, in watts (measured where there is a '
+                              'meter)')
+
+
+def _add_plan(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument('--robot', required=True, metavar='FILE',
+                     help="the robot's profile, made by hp profile")
+    sub.add_argument('--server', required=True, metavar='FILE',
+                     help="the server's profile, made by hp profile")
+    sub.add_argument('--out', required=True, metavar='TABLE', help='the table file to write')
+    sub.add_argument('--objective', default='latency', choices=(
+        'latency', 'energy', 'energy_under_latency', 'weighted', 'throughput'),
+        help='what to make least; throughput: most frames per second, several in flight (latency)')
+    sub.add_argument('--policy', default='exact', choices=('exact', 'lossy'),
+                     help='codecs that plans may use: exact ones, or also float16, uint8 and JPEG '
+                          '(exact)')
+    sub.add_argument('--bandwidths', type=_grid, metavar='B,B,...',
+                     help='Mbit/s to plan for; 0 is the robot alone, which every table holds '
+                          '(31 from 0.5 to 1000)')
+    sub.add_argument('--latency-bound-ms', type=_amount, metavar='X',
+                     help='plans must be at most this slow')
+    sub.add_argument('--latency-weight', type=_amount, default=1.0, metavar='W',
+                     help='cost of a second under objective weighted (1)')
+    sub.add_argument('--energy-weight', type=_amount, default=1.0, metavar='W',
+                     help='cost of a joule under objective weighted (1)')
+    sub.add_argument('--robot-mb', type=_amount, metavar='X',
+                     help='most MB of values held at once on the robot, weights apart')
+    sub.add_argument('--server-mb', type=_amount, metavar='X',
+                     help='most MB of values held at once on the server, weights apart')
+    sub.add_argument('--link-mb-per-s', type=_amount, metavar='X',
+                     help='most MB per second over the link while a frame is computed')
+    sub.add_argument('--duplex', choices=('half', 'full'), default='half',
+                     help='one radio for both directions, or each direction for itself (half)')
+    sub.add_argument('--message-ms', type=_amount, metavar='X',
+                     help='what a message costs besides its bytes')
+    sub.add_argument('--round-trip-ms', type=_amount, metavar='X',
+                     help='round trip of the link without load')
+    sub.add_argument('--swing', type=_amount, default=0.0, metavar='S',
+                     help='how far the bandwidth of a frame may be from the one its plan is chosen '
+                          'for, as a standard deviation of its logarithm: 0.3 for Wi-Fi on the '
+                          'move (0)')
+    sub.add_argument('--pareto', type=_amount, metavar='B',
+                     help='also find the plans of which none is better in latency, energy, '
+                          'throughput and robot memory at this many Mbit/s')
+    sub.add_argument('--seed', type=_count(0), default=0, metavar='N',
+                     help='the search draws under this seed (0)')
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
@@ -127,8 +233,10 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from hp_inference.graph.capture import CaptureError
     from hp_inference.graph.models import ModelError
     from hp_inference.runtime.pixels import BadImage
-    from hp_inference.split.plan import PlanError
-    return UserError, ModelError, CaptureError, PlanError, BadImage
+    from hp_inference.split.errors import PlanError
+    from hp_planner.device import ProfileError
+    from hp_planner.setting import SettingError
+    return UserError, ModelError, CaptureError, PlanError, BadImage, ProfileError, SettingError
 
 
 def _carry_out(args) -> Outcome:

@@ -8,6 +8,7 @@ import sys
 import time
 
 from cli_runner import complaint_of, data_of, NETWORKS, runner, save_plans
+from PIL import Image
 import pytest
 import torch
 
@@ -152,6 +153,50 @@ def test_check_fails_on_a_plan_that_can_not_run_and_goes_on(hp, monkeypatch):
         False, 'random:1', None)
     assert 'plan random:1 failed: RuntimeError: lost rows' in result[2]
     assert 'random:2 failed' not in result[2]
+
+
+@pytest.mark.parametrize('codec', ['none', 'shuffle_zstd'])
+def test_check_judges_an_exact_codec_as_it_judges_a_split(hp, codec):
+    data = data_of(hp(f'check tiny.py:classes --input 1,3,24,32 --plans 4 --codec {codec} --json'))
+    assert (data['ok'], data['codec'], data['lossy'], data['images']) == (True, codec, False, 1)
+    assert data['worst_relative_error'] <= data['tolerance'] == 1e-5
+
+
+@pytest.mark.parametrize('codec, most', [
+    ('float16_shuffle_zstd', 0.01), ('uint8_zstd', 0.1), ('jpeg', 0.5)])
+def test_check_says_what_a_lossy_codec_changes_and_does_not_judge_it(hp, codec, most):
+    line = f'check tiny.py:classes --input 1,3,64,80 --plans 6 --seed 2 --codec {codec}'
+    data = data_of(hp(f'{line} --json'))
+    assert (data['ok'], data['lossy'], data['images'], data['tolerance']) == (True, True, 6, None)
+    assert 1e-5 < data['worst_relative_error'] < most
+    assert 0.5 < data['top1_agreement'] <= 1
+    status, out, _ = hp(line)
+    assert status == 0
+    assert f'6 random plans (random:2 to random:7) under {codec}, 6 image(s)' in out
+    assert 'which is reported, not judged' in out
+    assert 'the class with the greatest score is the same in ' in out and ' of 6 answers' in out
+
+
+def test_check_asks_each_of_several_images_in_turn(hp, monkeypatch):
+    asked = []
+
+    def run(layout, programs, image):
+        asked.append(image)
+        return local.run_both(layout, programs, image)
+    monkeypatch.setattr('hp_inference.commands.check.run_both', run)
+    Image.new('RGB', (20, 30), 'white').save('white.png')
+    data = data_of(hp('check tiny.py:mask --input 1,3,20,20 --plans 3 --codec jpeg --json '
+                      '--image image.png --image white.png'))
+    assert (data['images'], data['top1_agreement']) == (2, None)
+    assert torch.equal(asked[0], asked[2]) and (asked[1] == 255).all()
+
+
+@pytest.mark.parametrize('change', [lambda x: x * float('nan'), lambda x: x[:, 1:]])
+def test_check_fails_under_a_lossy_codec_on_what_is_no_answer(hp, monkeypatch, change):
+    monkeypatch.setattr('hp_inference.commands.check.run_both', spoiled(change))
+    line = 'check tiny.py:classes --input 1,3,24,32 --plans 2 --codec uint8_zstd'
+    assert data_of(hp(f'{line} --json'), status=1)['ok'] is False
+    assert 'WRONG: 2 plans failed or gave what the unsplit model never would' in hp(line)[1]
 
 
 def test_program_shows_both_sides(hp):

@@ -48,6 +48,8 @@ def hp(capsys, monkeypatch, tmp_path):
     ('check tiny.py:classes --seed -1', "'-1' is not a whole number from 0 on"),
     ('check tiny.py:classes --dtype float16', 'float16'),
     ('check tiny.py:classes --image gone.png', 'can not read gone.png: No such file'),
+    ('check tiny.py:classes --codec gzip', '--codec gzip: expected one of none, zstd, shuffle'),
+    ('check tiny.py:parameterless --input 1,4,24,32 --codec jpeg', 'an image of 4 channels'),
     ('program tiny.py:classes', '--plan'),
     ('program tiny.py:classes --plan half', "plan 'half' is not known"),
     ('program tiny.py:classes --plan uniform:2', 'a number from 0 to 1'),

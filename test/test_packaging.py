@@ -31,6 +31,7 @@ CONSTANTS = {
         'CODEC_NONE': 0, 'CODEC_ZSTD': 1, 'CODEC_SHUFFLE_ZSTD': 2, 'CODEC_FLOAT16_SHUFFLE_ZSTD': 3,
         'CODEC_UINT8_ZSTD': 4, 'CODEC_JPEG': 5,
     },
+    'DeviceProfile': {'ROBOT': 1, 'SERVER': 2},
     'Span': {'LANE_ROBOT': 0, 'LANE_UPLINK': 1, 'LANE_SERVER': 2, 'LANE_DOWNLINK': 3},
     'InferenceResult': {'COMPUTED_ROBOT': 1, 'COMPUTED_SERVER': 2, 'COMPUTED_BOTH': 3},
     'FrameReport': {'STATUS_OK': 0, 'STATUS_REFUSED': 1, 'STATUS_ABORTED': 2},
@@ -39,8 +40,9 @@ CONSTANTS = {
 # rosdep keys of the imports that do not go by their own name.
 ROSDEP_KEYS = {
     'PIL': 'python3-pil', 'hypothesis': 'python3-hypothesis', 'matplotlib': 'python3-matplotlib',
-    'numpy': 'python3-numpy', 'pytest': 'python3-pytest', 'rich': 'python3-rich',
-    'scipy': 'python3-scipy', 'yaml': 'python3-yaml', 'zstandard': 'python3-zstandard',
+    'numba': 'python3-numba', 'numpy': 'python3-numpy', 'pytest': 'python3-pytest',
+    'rich': 'python3-rich', 'scipy': 'python3-scipy', 'yaml': 'python3-yaml',
+    'zstandard': 'python3-zstandard',
 }
 # Left to the machine: a robot's board brings its own build.
 UNDECLARED = {'torch', 'torchvision'}
@@ -144,6 +146,18 @@ def test_executables_go_where_ros2_run_looks():
     config.read(ROOT / 'setup.cfg')
     assert config['develop']['script_dir'] == '$base/lib/hp_inference'
     assert config['install']['install_scripts'] == '$base/lib/hp_inference'
+
+
+def test_nothing_but_the_command_line_imports_the_planner():
+    paths = [path for path in (ROOT / 'hp_inference').rglob('*.py')
+             if path.parent.name != 'commands' and path.name != 'cli.py']
+    assert 'hp_planner' not in imported_packages(paths)
+
+
+def test_only_nodes_import_ros():
+    paths = [path for part in ('hp_inference', 'hp_planner') for path in (ROOT / part).rglob('*.py')
+             if path.parent.name != 'nodes' and path.name != 'planner_node.py']
+    assert not imported_packages(paths) & {'rclpy', 'hp_msgs', 'std_srvs', 'launch'}
 
 
 def test_package_xml_declares_every_package_that_the_code_imports():

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+import os
+from pathlib import Path
 
 import torch
 
@@ -94,6 +96,15 @@ def open_image(path: str, shape: tuple[int, ...]) -> torch.Tensor:
     if len(data) > MAX_IMAGE_BYTES:
         raise UserError(f'{path} has more than {MAX_IMAGE_BYTES} bytes')
     return pixels.fit(pixels.decode(data), channels, height, width)
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError for a file that can't be written, before minutes are spent on it."""
+    place = path if path.exists() else path.parent
+    fits = not path.is_dir() if path.exists() else place.is_dir()
+    if not fits or not os.access(place, os.W_OK):
+        raise UserError(f'can not write {path}: give --out a file in a folder that exists and '
+                        'may be written to')
 
 
 def random_image(shape: tuple[int, ...], seed: int) -> torch.Tensor:

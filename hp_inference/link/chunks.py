@@ -11,16 +11,15 @@ from hp_inference.link.codecs import SliceEncoder
 from hp_inference.link.wire import Chunk, codec_code, dtype_code, Head, SliceSpec, to_wire
 
 
-def chunk_slice(tensor: torch.Tensor, spec: SliceSpec, codec: str, head: Head) -> Iterator[Chunk]:
+def chunk_slice(tensor: torch.Tensor, spec: SliceSpec, head: Head) -> Iterator[Chunk]:
     """
     Yield the chunks of a slice in order, each encoded only when it is asked for.
 
     So the first one can be on the air while the next is compressed. An uncompressed payload is a
     view of the tensor's memory where that has the wire's order: it must not change until the
-    payload has been sent. Raises ValueError for a codec that cannot be used or for a tensor that
-    is not what ``spec`` says.
+    payload has been sent. Raises ValueError for a tensor that is not what ``spec`` says.
     """
-    encoder = SliceEncoder(codec)
+    encoder = SliceEncoder(spec)
     wire = memoryview(to_wire(tensor, spec))
     for index in range(spec.chunk_count):
         begin, end = spec.chunk_range(index)

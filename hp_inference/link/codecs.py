@@ -1,31 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encode and decode the bytes of one chunk; a decoder trusts nothing that the payload says."""
+"""
+Encode and decode the bytes of one chunk; a decoder trusts nothing that the payload says.
+
+none, zstd and shuffle_zstd give back the same bits. float16_shuffle_zstd and uint8_zstd round
+float32 and float64 and give back the same bits of all else; jpeg is for rows of the image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-import threading
+from dataclasses import dataclass
 from typing import Any
 
-import zstandard
+import numpy as np
 
+from hp_inference.link import jpeg, quantise, zstd
 from hp_inference.link.errors import BadChunk
-from hp_inference.link.wire import CODEC_CODES
+from hp_inference.link.shuffle import shuffle, unshuffle
+from hp_inference.link.wire import SliceSpec
 
 Buffer = Any  # bytes, bytearray, memoryview, array or ndarray: what memoryview() takes
 
-LEVEL = 1
 MIN_RATIO = 1.1
 """Compressing less than this costs more time than it saves on the air."""
-
-_MAX_WINDOW = 1 << 17  # enough for a chunk; a frame that wants more memory is refused
-_contexts = threading.local()
-
-
-def check_codec(codec: str) -> None:
-    """Raise ValueError for a codec that is unknown or reserved."""
-    if codec not in _ENCODERS:
-        raise ValueError(_no_codec(codec))
 
 
 def as_bytes(buffer: Buffer) -> memoryview:
@@ -34,47 +31,57 @@ def as_bytes(buffer: Buffer) -> memoryview:
     return view.cast('B') if view.nbytes else memoryview(b'')  # an empty view cannot be cast
 
 
-def encode(raw: Buffer, codec: str) -> Buffer:
+def encode(raw: Buffer, spec: SliceSpec) -> Buffer | None:
     """
-    Return the payload for the raw bytes of one chunk; 'none' returns ``raw`` itself.
+    Return the payload for the raw bytes of one chunk of a slice under the slice's codec.
 
-    Raises ValueError for a codec that is unknown or reserved.
+    None when the codec has no payload for these bytes: they must travel under 'none', whose
+    payload is ``raw`` itself.
     """
-    check_codec(codec)
-    return _ENCODERS[codec](raw)
+    view = as_bytes(raw)
+    if spec.codec == 'none' or not view.nbytes:
+        return raw
+    return _codec(spec).encode(view, spec)
 
 
-def check_payload(payload: Buffer, codec: str, raw_bytes: int) -> None:
+def check_payload(payload: Buffer, codec: str, raw_bytes: int, spec: SliceSpec) -> None:
     """
-    Raise BadChunk unless a payload claims to decode to exactly ``raw_bytes``.
+    Raise BadChunk unless a chunk of a slice may have this codec and size of payload.
 
+    The codec is the slice's or 'none'; what the payload claims to decode to is ``raw_bytes``.
     Reads sizes and the head of the payload only: nothing is allocated or decoded.
     """
-    if codec not in _CHECKS:
-        raise BadChunk(_no_codec(codec))
-    _CHECKS[codec](memoryview(payload), raw_bytes)
+    if codec not in ('none', spec.codec):
+        expected = 'none' if spec.codec == 'none' else f'{spec.codec} or none'
+        raise BadChunk(f'codec is {codec!r}, expected {expected} under this plan')
+    view = memoryview(payload)
+    if codec != 'none':
+        _codec(spec).check(view, raw_bytes, spec)
+    elif view.nbytes != raw_bytes:
+        raise BadChunk(f'uncompressed payload has {view.nbytes} bytes, expected {raw_bytes}')
 
 
-def decode_into(payload: Buffer, codec: str, out: memoryview) -> None:
+def decode_into(payload: Buffer, codec: str, out: memoryview, spec: SliceSpec) -> None:
     """
     Decode a payload into ``out``, which it must fill exactly.
 
-    Raises BadChunk for anything else; ``out`` may then hold part of the data. Never allocates or
-    writes more than ``len(out)`` bytes.
+    Raises BadChunk for anything else; ``out`` may then hold part of the data. Allocates no more
+    than a few times ``len(out)`` and writes nothing beyond it, whatever the payload says.
     """
-    check_payload(payload, codec, out.nbytes)
+    check_payload(payload, codec, out.nbytes, spec)
+    view = as_bytes(payload)
     if codec == 'none':
-        out[:] = as_bytes(payload)
-        return
-    try:
-        raw = _context('decompressor', _new_decompressor).decompress(
-            payload, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise BadChunk(f'zstd payload of {memoryview(payload).nbytes} bytes is damaged: {error}; '
-                       f'expected one whole frame of {out.nbytes} bytes') from error
-    if len(raw) != out.nbytes:
-        raise BadChunk(f'zstd payload holds {len(raw)} bytes, expected {out.nbytes}')
-    out[:] = raw
+        out[:] = view
+    elif out.nbytes:
+        _codec(spec).decode(view, out, spec)
+
+
+def as_received(raw: Buffer, spec: SliceSpec) -> bytearray:
+    """Return what the receiver will have of a chunk of image rows under 'jpeg'."""
+    codec, payload = SliceEncoder(spec).encode(raw)
+    received = bytearray(len(raw))
+    decode_into(payload, codec, memoryview(received), spec)
+    return received
 
 
 class SliceEncoder:
@@ -82,77 +89,104 @@ class SliceEncoder:
     Encodes the chunks of one slice in order, compressing only where that pays.
 
     If the first chunk shrinks by less than MIN_RATIO, it and the rest travel uncompressed; so does
-    any later chunk that would grow.
+    any later chunk that would grow. Image rows are encoded each chunk for itself, so that what
+    becomes of a row depends on no other chunk.
     """
 
-    def __init__(self, codec: str):
-        check_codec(codec)
-        self._codec = codec
-        self._first = True
+    def __init__(self, spec: SliceSpec):
+        self._spec = spec
+        self._compresses = spec.codec != 'none'
+        self._undecided = spec.codec != 'jpeg'
 
     def encode(self, raw: Buffer) -> tuple[str, Buffer]:
         """Return the codec that was used for this chunk, and its payload."""
-        payload = encode(raw, self._codec)
-        if self._codec == 'none':
-            return 'none', payload
-        if self._first and len(raw) < MIN_RATIO * len(payload):
-            self._codec = 'none'
-        self._first = False
-        if self._codec == 'none' or len(payload) >= len(raw):
+        payload = encode(raw, self._spec) if self._compresses else None
+        if payload is None:
             return 'none', raw
-        return self._codec, payload
+        if self._undecided:
+            self._compresses = len(raw) >= MIN_RATIO * len(payload)
+            self._undecided = False
+        if not self._compresses or len(payload) >= len(raw):
+            return 'none', raw
+        return self._spec.codec, payload
 
 
-def _zstd(raw: Buffer) -> bytes:
-    return _context('compressor', _new_compressor).compress(raw)
+@dataclass(frozen=True)
+class _Codec:
+    """
+    How chunks that are not empty are encoded and decoded.
+
+    encode(raw, spec) returns the payload; check(payload, raw_bytes, spec) and decode(payload, out,
+    spec) raise BadChunk.
+    """
+
+    encode: Callable[[memoryview, SliceSpec], Buffer | None]
+    check: Callable[[memoryview, int, SliceSpec], None]
+    decode: Callable[[memoryview, memoryview, SliceSpec], None]
 
 
-def _check_none(payload: memoryview, raw_bytes: int) -> None:
-    if payload.nbytes != raw_bytes:
-        raise BadChunk(f'uncompressed payload has {payload.nbytes} bytes, expected {raw_bytes}')
+def _compressed(encode_content: Callable[[memoryview, SliceSpec], np.ndarray | None],
+                content_bytes: Callable[[int, SliceSpec], int],
+                decode_content: Callable[[np.ndarray, memoryview, SliceSpec], None]) -> _Codec:
+    """Return the codec that turns raw bytes into other ones and compresses those by zstd."""
+    def encoded(raw, spec):
+        content = encode_content(raw, spec)
+        return None if content is None else zstd.compress(content)
+
+    def check(payload, raw_bytes, spec):
+        zstd.check(payload, content_bytes(raw_bytes, spec))
+
+    def decode(payload, out, spec):
+        content = zstd.decompress(payload, content_bytes(out.nbytes, spec))
+        decode_content(np.frombuffer(content, np.uint8), out, spec)
+    return _Codec(encoded, check, decode)
 
 
-def _check_zstd(payload: memoryview, raw_bytes: int) -> None:
-    limit = raw_bytes + raw_bytes // 256 + 128  # zstd's own worst case for a chunk, and a checksum
-    if payload.nbytes > limit:
-        raise BadChunk(f'zstd payload has {payload.nbytes} bytes, expected at most {limit} '
-                       f'for {raw_bytes} raw bytes')
-    try:
-        frame = zstandard.get_frame_parameters(payload)
-    except zstandard.ZstdError as error:
-        raise BadChunk(f'zstd payload of {payload.nbytes} bytes has no valid frame header: '
-                       f'{error}') from error
-    if frame.content_size == zstandard.CONTENTSIZE_UNKNOWN:
-        raise BadChunk(f'zstd payload declares no size, expected {raw_bytes} bytes')
-    if frame.content_size != raw_bytes:
-        raise BadChunk(f'zstd payload declares {frame.content_size} bytes, expected {raw_bytes}')
-    if not frame.has_checksum:
-        raise BadChunk('zstd payload has no checksum, expected one; '
-                       'the sender must write frames with a checksum')
+def _octets(buffer: memoryview) -> np.ndarray:
+    return np.frombuffer(buffer, np.uint8)
 
 
-def _new_compressor() -> zstandard.ZstdCompressor:
-    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
+def _copy(content: np.ndarray, out: memoryview, spec: SliceSpec) -> None:
+    _octets(out)[:] = content
 
 
-def _new_decompressor() -> zstandard.ZstdDecompressor:
-    return zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+def _unshuffle(content: np.ndarray, out: memoryview, spec: SliceSpec) -> None:
+    unshuffle(content, spec.dtype.itemsize, _octets(out))
 
 
-def _context(name: str, make: Callable[[], Any]) -> Any:
-    """Return this thread's own (de)compressor: one is not safe to share between threads."""
-    context = getattr(_contexts, name, None)
-    if context is None:
-        context = make()
-        setattr(_contexts, name, context)
-    return context
+def _from_half(content: np.ndarray, out: memoryview, spec: SliceSpec) -> None:
+    halves = np.empty_like(content)
+    unshuffle(content, 2, halves)
+    quantise.from_half(halves, spec.dtype, out)
 
 
-def _no_codec(codec: str) -> str:
-    known = 'reserved and not implemented' if codec in CODEC_CODES else 'unknown'
-    return f'codec {codec!r} is {known}; expected one of {", ".join(_ENCODERS)}'
+def _pixels(raw: memoryview, spec: SliceSpec) -> np.ndarray:
+    """Return rows of the image as [rows, width, channels], as they lie in memory."""
+    return _octets(raw).reshape(-1, spec.shape[3], spec.shape[1])
 
 
-_ENCODERS: dict[str, Callable[[Buffer], Buffer]] = {'none': lambda raw: raw, 'zstd': _zstd}
-_CHECKS: dict[str, Callable[[memoryview, int], None]] = {
-    'none': _check_none, 'zstd': _check_zstd}
+_CODECS = {
+    'zstd': _compressed(
+        lambda raw, spec: _octets(raw), lambda raw_bytes, spec: raw_bytes, _copy),
+    'shuffle_zstd': _compressed(
+        lambda raw, spec: shuffle(_octets(raw), spec.dtype.itemsize),
+        lambda raw_bytes, spec: raw_bytes, _unshuffle),
+    'float16_shuffle_zstd': _compressed(
+        lambda raw, spec: shuffle(quantise.to_half(raw, spec.dtype), 2),
+        lambda raw_bytes, spec: raw_bytes // spec.dtype.itemsize * 2, _from_half),
+    'uint8_zstd': _compressed(
+        lambda raw, spec: quantise.to_levels(raw, spec.dtype),
+        lambda raw_bytes, spec: quantise.LEVELS_HEAD_BYTES + raw_bytes // spec.dtype.itemsize,
+        lambda content, out, spec: quantise.from_levels(content, spec.dtype, out)),
+    'jpeg': _Codec(
+        lambda raw, spec: jpeg.encode(_pixels(raw, spec)),
+        lambda payload, raw_bytes, spec: jpeg.check(payload, raw_bytes),
+        lambda payload, out, spec: jpeg.decode(payload, _pixels(out, spec))),
+}
+# What these are for elements that are not quantised.
+_EXACT = {'float16_shuffle_zstd': 'shuffle_zstd', 'uint8_zstd': 'zstd'}
+
+
+def _codec(spec: SliceSpec) -> _Codec:
+    name = spec.codec
+    return _CODECS[name if spec.dtype in quantise.FLOATS else _EXACT.get(name, name)]

@@ -194,12 +194,12 @@ class Inbox:
         try:
             codec = code_codec(chunk.codec)
             payload = as_bytes(chunk.payload)
-            check_payload(payload, codec, end - begin)
+            check_payload(payload, codec, end - begin, spec)
         except (BadChunk, TypeError, ValueError) as error:
             raise BadChunk(f'{where}: {error}') from error
         if chunk.scale != 1 or chunk.zero_point != 0:
             raise BadChunk(f'{where}: scale is {chunk.scale} and zero_point {chunk.zero_point}, '
-                           f'expected 1 and 0 for codec {codec!r}')
+                           'expected 1 and 0')
         return slot, codec, payload
 
     def _validate_head(self, chunk: Chunk) -> None:
@@ -233,7 +233,7 @@ def _decode(slot: _Slot, index: int, codec: str, payload: memoryview) -> None:
     begin, end = slot.spec.chunk_range(index)
     window = slot.buffer[begin:end]
     try:
-        decode_into(payload, codec, memoryview(window))
+        decode_into(payload, codec, memoryview(window), slot.spec)
     except BadChunk as error:
         raise BadChunk(f'{slot.spec} chunk {index}: {error}') from error
     # Any other byte in a bool tensor is undefined behaviour for those who read it.

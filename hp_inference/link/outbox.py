@@ -13,7 +13,6 @@ import time
 import torch
 
 from hp_inference.link.chunks import chunk_slice
-from hp_inference.link.codecs import check_codec
 from hp_inference.link.errors import LinkError
 from hp_inference.link.wire import Chunk, Head, SliceSpec
 
@@ -36,7 +35,6 @@ class SentSlice:
 class _Item:
     tensor: torch.Tensor
     spec: SliceSpec
-    codec: str
     head: Head
     on_done: Callable[[SentSlice], None] | None
     unsent_bytes: int
@@ -70,21 +68,20 @@ class Outbox:
         """Raw bytes that are given to send but not yet published."""
         return self._queued_bytes
 
-    def send(self, tensor: torch.Tensor, spec: SliceSpec, codec: str, head: Head,
+    def send(self, tensor: torch.Tensor, spec: SliceSpec, head: Head,
              on_done: Callable[[SentSlice], None] | None = None) -> None:
         """
         Queue a slice; returns at once and copies nothing.
 
         The tensor must not change until ``on_done`` is called (on the sender's thread), which does
         not happen for a slice that is cancelled or fails. Raises ValueError for a tensor that does
-        not fit its spec or an unusable codec, LinkError once the outbox is closed.
+        not fit its spec, LinkError once the outbox is closed.
         """
         spec.check(tensor)
-        check_codec(codec)
         with self._changed:
             if self._closing:
                 raise LinkError(f'{self._name} is closed; {spec} cannot be sent')
-            self._queue.append(_Item(tensor, spec, codec, head, on_done, spec.nbytes))
+            self._queue.append(_Item(tensor, spec, head, on_done, spec.nbytes))
             self._queued_bytes += spec.nbytes
             self._changed.notify()
 
@@ -154,7 +151,7 @@ class Outbox:
         """Publish the chunks of a slice; return None when it was cancelled on the way."""
         start = time.monotonic()
         encoded = 0
-        for chunk in chunk_slice(item.tensor, item.spec, item.codec, item.head):
+        for chunk in chunk_slice(item.tensor, item.spec, item.head):
             if item.cancelled:
                 return None
             self._publish(chunk)

@@ -16,6 +16,9 @@ VERSION = 1
 CHUNK_BYTES = 60_000
 """Most raw bytes in one chunk; a multiple of 16, so that no element is torn apart."""
 
+JPEG_ROWS = 16
+"""Rows of a JPEG's blocks when its colour is halved both ways: chunks hold a multiple of these."""
+
 DTYPE_CODES = {
     torch.bool: 1,
     torch.uint8: 2,
@@ -72,6 +75,19 @@ def code_codec(code: int) -> str:
     return _CODECS[code]
 
 
+def chunk_bytes(codec: str, row_bytes: int) -> int:
+    """
+    Return how many raw bytes of a slice go into each of its chunks; the last may hold fewer.
+
+    Both sides, and who predicts them, cut by this rule. A JPEG holds whole rows, so there it
+    depends on the bytes of a row, which must not be more than CHUNK_BYTES.
+    """
+    if codec != 'jpeg':
+        return CHUNK_BYTES
+    rows = CHUNK_BYTES // row_bytes
+    return (rows // JPEG_ROWS * JPEG_ROWS or rows) * row_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """Which frame of which session, under which plan of which plan table, a chunk belongs to."""
@@ -88,7 +104,7 @@ class Chunk:
     One piece of a slice, as it travels; the ROS message TensorChunk holds the same fields.
 
     ``raw_bytes`` is the size of the decoded piece, ``payload`` the encoded bytes. ``scale`` and
-    ``zero_point`` are 1 and 0 for the codecs that do not quantise.
+    ``zero_point`` are 1 and 0: what a codec needs to know is in its payload.
     """
 
     version: int = VERSION
@@ -120,7 +136,8 @@ class SliceSpec:
     A block of rows of one value, as both sides know it from the plan.
 
     ``shape`` is the shape of the slice itself, ``axis`` its row axis. A value without rows has
-    ``axis`` None and the row interval [0, 1). Raises ValueError when this does not fit together.
+    ``axis`` None and the row interval [0, 1). Each chunk travels under ``codec`` or, where that
+    does not pay, under 'none'. Raises ValueError when this does not fit together.
     """
 
     value_id: int
@@ -129,10 +146,12 @@ class SliceSpec:
     shape: tuple[int, ...]
     axis: int | None
     dtype: torch.dtype
+    codec: str = 'none'
 
     def __post_init__(self):
         """Refuse a slice that cannot exist."""
         dtype_code(self.dtype)
+        codec_code(self.codec)
         if not 0 <= self.row_begin < self.row_end:
             raise ValueError(f'{self}: expected 0 <= first row < end of rows')
         if self.axis is None and (self.row_begin, self.row_end) != (0, 1):
@@ -141,6 +160,8 @@ class SliceSpec:
             raise ValueError(f'{self}: axis {self.axis} is not in the shape {self.shape}')
         if any(size < 0 for size in self.shape):
             raise ValueError(f'{self}: shape {self.shape} has a negative size')
+        if self.codec == 'jpeg':
+            self._check_pixels()
 
     def __str__(self) -> str:
         """Name the rows as error messages do."""
@@ -152,9 +173,19 @@ class SliceSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @cached_property
+    def row_bytes(self) -> int:
+        """Raw bytes of one row."""
+        return self.nbytes // (self.row_end - self.row_begin)
+
+    @cached_property
+    def chunk_bytes(self) -> int:
+        """Raw bytes of every chunk but the last, which may be smaller."""
+        return chunk_bytes(self.codec, self.row_bytes)
+
+    @cached_property
     def chunk_count(self) -> int:
         """Return how many chunks the slice travels in: at least 1, even if it is empty."""
-        return max(1, -(-self.nbytes // CHUNK_BYTES))
+        return max(1, -(-self.nbytes // self.chunk_bytes))
 
     @cached_property
     def wire_order(self) -> tuple[int, ...]:
@@ -178,14 +209,26 @@ class SliceSpec:
         """Return the byte range [begin, end) of one chunk in the slice's wire bytes."""
         if not 0 <= index < self.chunk_count:
             raise IndexError(f'{self} has chunks 0 to {self.chunk_count - 1}, not {index}')
-        begin = index * CHUNK_BYTES
-        return begin, min(begin + CHUNK_BYTES, self.nbytes)
+        begin = index * self.chunk_bytes
+        return begin, min(begin + self.chunk_bytes, self.nbytes)
 
     def check(self, tensor: torch.Tensor) -> None:
         """Raise ValueError when a tensor is not of this slice's shape and dtype."""
         if tuple(tensor.shape) != self.shape or tensor.dtype != self.dtype:
             raise ValueError(f'{self}: got {tuple(tensor.shape)} {tensor.dtype}, '
                              f'expected {self.shape} {self.dtype}')
+
+    def _check_pixels(self) -> None:
+        """Refuse what is not rows of an image that a JPEG can hold."""
+        image = self.dtype is torch.uint8 and self.axis == 2 and len(self.shape) == 4 and (
+            self.shape[0] == 1 and self.shape[1] in (1, 3)
+            and self.shape[2] == self.row_end - self.row_begin and self.shape[3] > 0)
+        if not image:
+            raise ValueError(f'{self}: {self.shape} {self.dtype} can not travel as JPEG, only '
+                             'torch.uint8 (1, 1 or 3, rows, width) with its rows on axis 2')
+        if self.row_bytes > CHUNK_BYTES:
+            raise ValueError(f'{self}: a row has {self.row_bytes} bytes, more than the '
+                             f'{CHUNK_BYTES} of a chunk: it can not travel as JPEG')
 
 
 def to_wire(tensor: torch.Tensor, spec: SliceSpec) -> np.ndarray:

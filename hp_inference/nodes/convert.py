@@ -10,9 +10,13 @@ import numpy as np
 from std_msgs.msg import Header
 import torch
 
+from hp_inference.graph.layout import Layout
 from hp_inference.link.errors import BadChunk
 from hp_inference.link.wire import Chunk, code_dtype, dtype_code
+from hp_inference.split.errors import PlanError
+from hp_inference.split.table import PlanTable
 from hp_msgs.msg import NamedTensor, Span, TensorChunk
+from hp_msgs.msg import PlanTable as PlanTableMsg
 
 DIGEST_BYTES = 32
 
@@ -85,6 +89,25 @@ def digest_from_msg(field: np.ndarray) -> bytes:
     if len(digest) != DIGEST_BYTES:
         raise BadMessage(f'the digest has {len(digest)} bytes, expected {DIGEST_BYTES}')
     return digest
+
+
+def table_to_msg(table: PlanTable) -> PlanTableMsg:
+    """Return a plan table as a message."""
+    graph = table.layout.graph
+    return PlanTableMsg(model=graph.model, model_digest=graph.digest,
+                        digest=digest_to_msg(table.digest), json=table.dumps())
+
+
+def table_from_msg(msg: PlanTableMsg, layout: Layout) -> PlanTable:
+    """
+    Return the plan table of a message, every plan compiled for this side's graph.
+
+    Raises PlanError, also for a table that is not the one that the message's digest names.
+    """
+    table = PlanTable.loads(msg.json, layout)
+    if table.digest != digest_from_msg(msg.digest):
+        raise PlanError('the plan table is not the one that its digest names')
+    return table
 
 
 def tensor_to_msg(name: str, tensor: torch.Tensor | np.ndarray) -> NamedTensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both nodes share: parameters, the model, lifecycle that starts itself, a clean end."""
+"""What the nodes share: parameters, the model, lifecycle that starts itself, a clean end."""
 
 from __future__ import annotations
 

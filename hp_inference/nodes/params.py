@@ -22,6 +22,8 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from hp_inference.split.plan import CODECS
+
 #: Type names of the tables: what one value, or one element of an array, must be.
 _TYPES = {'bool': bool, 'int': int, 'double': float, 'string': str}
 _ARTICLES = {'bool': 'true or false', 'int': 'an integer', 'double': 'a number',
@@ -247,7 +249,8 @@ def _yaml(value: object) -> str:
     return f"'{value}'" if value == '' else str(value)
 
 
-_MODEL = (
+#: What every node needs to know of its model and machine.
+MODEL: Table = (
     Row('model', 'string', 'torchvision:resnet18', read_only=True,
         description='the model: torchvision:NAME, package.module:factory, path/file.py:factory '
                     'or file.pt2; the same on both sides'),
@@ -270,7 +273,7 @@ _MODEL = (
 )
 
 ROBOT: Table = (
-    *_MODEL,
+    *MODEL,
     Row('resize', 'string', 'bilinear', choices=('bilinear', 'nearest', 'none'), read_only=True,
         description='how camera images come to the size of the model input; none: refuse others'),
     Row('plan', 'string', 'uniform:0.5',
@@ -279,8 +282,12 @@ ROBOT: Table = (
     Row('plans', 'string[]', ('robot_only', 'full_offload'), read_only=True,
         description='further plans kept ready in the table, so that switching to them needs no '
                     'new table'),
-    Row('codec', 'string', 'zstd', choices=('none', 'zstd'),
-        description='how rows are packed for the way'),
+    Row('bandwidth_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e6,
+        description='what the link carries; a planned table then says which of its plans is in '
+                    'force; 0: not known, plan says it'),
+    Row('codec', 'string', 'zstd', choices=CODECS,
+        description='how rows are packed for the way; float16_shuffle_zstd, uint8_zstd and jpeg '
+                    '(of the image only) change the answer a little'),
     Row('deadline_s', 'double', 1.0, unit='s', low=0.01, high=60.0,
         description='from the receipt of the image; after it the robot computes alone'),
     Row('max_pixels', 'int', 50_000_000, unit='pixels', low=1, high=89_000_000,
@@ -290,7 +297,7 @@ ROBOT: Table = (
 )
 
 SERVER: Table = (
-    *_MODEL,
+    *MODEL,
     Row('robots', 'string[]', ('',), read_only=True,
         description="namespaces of the robots served, relative to the server's; '' is its own"),
     Row('max_sessions', 'int', 4, unit='frames', low=1, high=64, read_only=True,

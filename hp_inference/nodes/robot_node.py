@@ -11,7 +11,6 @@ import time
 import rclpy
 from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String
 
 from hp_inference import __version__
 from hp_inference.link.errors import Aborted, BadChunk
@@ -29,11 +28,14 @@ from hp_inference.nodes.diagnostics import OK, Updater, WARN
 from hp_inference.nodes.images import from_compressed, from_image
 from hp_inference.nodes.managed import ManagedNode, run
 from hp_inference.nodes.params import ROBOT
+from hp_inference.nodes.plans import Plans
+from hp_inference.nodes.profiling import PROFILED, Profiling
+from hp_inference.nodes.worker import Worker
 from hp_inference.runtime import frames
 from hp_inference.runtime.pixels import fit
 from hp_inference.runtime.robot import FrameResult, RobotEngine
-from hp_inference.split.source import assemble
 from hp_msgs.msg import (
+    DeviceProfile,
     FrameMetrics,
     FrameReport,
     FrameTimeline,
@@ -41,7 +43,6 @@ from hp_msgs.msg import (
     ServerStatus,
     TensorChunk,
 )
-from hp_msgs.msg import PlanTable as PlanTableMsg
 
 # The figures that InferenceResult, FrameMetrics and FrameResult have in common.
 FIGURES = ('frame', 'plan_index', 'fallback', 'latency_s', 'queue_s', 'preprocess_s',
@@ -62,7 +63,7 @@ class RobotNode(ManagedNode):
 
     def __init__(self):
         super().__init__('robot_node', ROBOT)
-        self.layout = self.engine = self.diagnostics = None
+        self.layout = self.engine = self.diagnostics = self.worker = None
         self.publishers_made: list = []
         self.subscriptions_made: list = []
         self.timers_made: list = []
@@ -70,30 +71,29 @@ class RobotNode(ManagedNode):
         self.last_reason, self.last_result_s = '', None
         self.last_drop, self.last_drop_s = '', 0.0
         self.server_seen = False
-        self.params.check('plan', lambda plan: self.layout and self._table(plan))
-        self.params.check(
-            'codec', lambda codec: self.layout and self._table(self.params.plan, codec))
+        self.plans = Plans(self)
+        self.profiling = Profiling(self, DeviceProfile.ROBOT, self._announce_profile)
         self.params.on_change(self._on_change)
 
     def configure(self) -> None:
         """Load the model, build the plan table, open the topics."""
         self.layout = self.open_model()
-        table = self._table(self.params.plan)
-        self._result = self._publisher(InferenceResult, 'result', qos.RESULTS, overridable=True)
-        self._metrics = self._publisher(FrameMetrics, 'metrics', qos.METRICS)
-        self._timeline = self._publisher(FrameTimeline, 'timeline', qos.METRICS)
-        self._uplink = self._publisher(TensorChunk, 'uplink', qos.CHUNKS, overridable=True)
-        self._tables = self._publisher(PlanTableMsg, 'plan_table', qos.LATCHED)
-        self._plan = self._publisher(String, '~/plan', qos.LATCHED)
+        table = self.plans.given()
+        self._result = self.advertise(InferenceResult, 'result', qos.RESULTS, overridable=True)
+        self._metrics = self.advertise(FrameMetrics, 'metrics', qos.METRICS)
+        self._timeline = self.advertise(FrameTimeline, 'timeline', qos.METRICS)
+        self._uplink = self.advertise(TensorChunk, 'uplink', qos.CHUNKS, overridable=True)
+        self._profile = self.advertise(DeviceProfile, 'robot_profile', qos.LATCHED)
         self.engine = RobotEngine(self.layout, table, self._send, self._publish, self._dropped,
                                   self.params.deadline_s)
-        self._subscribe(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES)
-        self._subscribe(CompressedImage, 'image/compressed',
-                        lambda msg: self._on_image(msg, from_compressed), qos.IMAGES)
-        self._subscribe(TensorChunk, 'downlink', self._on_chunk, qos.CHUNKS)
-        self._subscribe(FrameReport, 'frame_report', self._on_report, qos.REPORTS)
-        self._status = self._subscribe(ServerStatus, 'server_status', self._on_status,
-                                       qos.LATCHED)
+        self.worker = Worker(self, 'robot worker')
+        self.plans.open()
+        self.listen(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES)
+        self.listen(CompressedImage, 'image/compressed',
+                    lambda msg: self._on_image(msg, from_compressed), qos.IMAGES)
+        self.listen(TensorChunk, 'downlink', self._on_chunk, qos.CHUNKS)
+        self.listen(FrameReport, 'frame_report', self._on_report, qos.REPORTS)
+        self._status = self.listen(ServerStatus, 'server_status', self._on_status, qos.LATCHED)
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('inference', self._diagnose)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a simulation's clock may stand still
@@ -109,58 +109,43 @@ class RobotNode(ManagedNode):
             self.destroy_subscription(subscription)
         if self.diagnostics:
             self.diagnostics.destroy()
+        if self.worker:
+            self.worker.close()
+        self.profiling.forget()
+        self.plans.forget()
         if self.engine:  # after what calls it, before what it calls
             self.engine.close()
         for publisher in self.publishers_made:
             self.destroy_lifecycle_publisher(publisher)
         self.timers_made, self.subscriptions_made, self.publishers_made = [], [], []
-        self.engine = self.diagnostics = self.layout = None
+        self.engine = self.diagnostics = self.layout = self.worker = None
 
     def announce(self) -> None:
-        """Publish the plan table and the name of the plan in force."""
-        self._announce_table()
-        self._announce_plan()
+        """Publish the plan table, the name of the plan in force, and the device's profile."""
+        self.plans.announce()
+        self._announce_profile()
 
-    def _publisher(self, kind, topic, profile, **more):
+    def advertise(self, kind, topic, profile, **more):
+        """Return a publisher that goes when the node is cleaned up."""
         self.publishers_made.append(self.create_lifecycle_publisher(
             kind, topic, **qos.publisher(self, topic, profile, **more)))
         return self.publishers_made[-1]
 
-    def _subscribe(self, kind, topic, callback, profile):
+    def listen(self, kind, topic, callback, profile):
+        """Return a subscription that goes when the node is cleaned up."""
         self.subscriptions_made.append(self.create_subscription(
             kind, topic, callback,
             **qos.subscription(self, topic, profile,
                                overridable=profile in (qos.IMAGES, qos.CHUNKS))))
         return self.subscriptions_made[-1]
 
-    def _table(self, plan: str, codec: str = ''):
-        return assemble(self.layout, plan, self.params.plans, codec or self.params.codec)
-
     def _on_change(self, values: dict) -> None:
-        if self.engine is None:
-            return
-        self.engine.deadline_s = self.params.deadline_s
-        if not {'plan', 'codec'} & set(values):
-            return
-        before = self.engine.table.plans[self.engine.index].name
-        index = self.engine.table.index(self.params.plan)
-        if index is not None and 'codec' not in values:
-            self.engine.use(self.engine.table, index)
-        else:
-            self.engine.use(self._table(self.params.plan), 0)
-            self._announce_table()
-        now = self.engine.table.plans[self.engine.index].name
-        self.get_logger().info(f'plan {before} -> {now}: parameter {", ".join(values)} set')
-        self._announce_plan()
+        if self.engine:
+            self.engine.deadline_s = self.params.deadline_s
 
-    def _announce_table(self) -> None:
-        table, graph = self.engine.table, self.layout.graph
-        self._tables.publish(PlanTableMsg(model=graph.model, model_digest=graph.digest,
-                                          digest=digest_to_msg(table.digest), json=table.dumps()))
-
-    def _announce_plan(self) -> None:
-        table = self.engine.table
-        self._plan.publish(String(data=table.plans[self.engine.index].name))
+    def _announce_profile(self) -> None:
+        if self.profiling.message:
+            self._profile.publish(self.profiling.message)
 
     def _on_image(self, msg, convert) -> None:
         if not self.active:
@@ -168,6 +153,8 @@ class RobotNode(ManagedNode):
         _, channels, height, width = self.params.input
 
         def prepare():
+            if self.profiling.measuring:
+                raise Aborted(PROFILED)
             pixels = convert(msg, channels, self.params.max_pixels)
             return fit(pixels, channels, height, width, self.params.resize)
         self.engine.submit(msg.header, prepare)
@@ -260,7 +247,7 @@ class RobotNode(ManagedNode):
         self.get_logger().info(
             f'{len(recent) / self.params.log_every_s:.1f} results/s, latency median '
             f'{median(recent) * 1e3:.1f} ms max {max(recent) * 1e3:.1f} ms, plan '
-            f'{self.engine.table.plans[self.engine.index].name}, {counters.dropped} dropped, '
+            f'{self.plans.name}, {counters.dropped} dropped, '
             f'{counters.alone} computed alone, {counters.late} of them late')
 
     def _diagnose(self):
@@ -269,9 +256,12 @@ class RobotNode(ManagedNode):
         text = self.last_reason and f'computing alone: {self.last_reason}'
         if age is None:
             text = f'no result yet; waiting for {self.resolve_topic_name("image")}'
+        if self.profiling.measuring:
+            text = PROFILED
+        text = '; '.join(filter(None, (text, self.plans.refusal)))
         return WARN if text else OK, text or 'answering', {
             'model': self.layout.graph.model, 'model_digest': self.layout.graph.digest,
-            'plan': engine.table.plans[engine.index].name,
+            'plan': self.plans.name,
             'plan_table': engine.table.digest.hex(), 'results': counters.results,
             'dropped': counters.dropped, 'alone': counters.alone, 'late': counters.late,
             'stray_chunks': counters.stray_chunks, 'result_age_s': age, 'version': __version__}

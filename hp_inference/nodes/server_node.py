@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 import sys
 
 import rclpy
@@ -14,18 +14,18 @@ from hp_inference.nodes import qos
 from hp_inference.nodes.convert import (
     chunk_from_msg,
     chunk_to_msg,
-    digest_from_msg,
     digest_to_msg,
     span_to_msg,
+    table_from_msg,
 )
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
 from hp_inference.nodes.managed import ManagedNode, run
 from hp_inference.nodes.params import SERVER
+from hp_inference.nodes.profiling import PROFILED, Profiling
+from hp_inference.nodes.worker import Worker
 from hp_inference.runtime import frames
 from hp_inference.runtime.server import ServerEngine
-from hp_inference.split.plan import PlanError
-from hp_inference.split.table import PlanTable
-from hp_msgs.msg import FrameReport, ServerStatus, TensorChunk
+from hp_msgs.msg import DeviceProfile, FrameReport, ServerStatus, TensorChunk
 from hp_msgs.msg import PlanTable as PlanTableMsg
 
 NO_DIGEST = bytes(32)
@@ -61,30 +61,38 @@ class RobotPort:
         self._downlink = publisher(TensorChunk, 'downlink', qos.CHUNKS, overridable=True)
         self._reports = publisher(FrameReport, 'frame_report', qos.REPORTS)
         self._status = publisher(ServerStatus, 'server_status', qos.LATCHED)
+        self._profile = publisher(DeviceProfile, 'server_profile', qos.LATCHED)
         self._subscriptions = [
             subscription(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS, overridable=True),
             subscription(PlanTableMsg, 'plan_table', self._on_table, qos.LATCHED)]
 
     def announce(self) -> None:
         """Say what is loaded and which table is in force."""
-        graph, active = self.node.layout.graph, self.node.active
+        graph, why_not = self.node.layout.graph, self.node.why_not
         self._status.publish(ServerStatus(
             version=__version__, model=graph.model, model_digest=graph.digest,
             table_digest=digest_to_msg(self.digest),
-            ready=active and self.digest != NO_DIGEST,
-            text=self.text if active else 'the server is not active',
+            ready=not why_not and self.digest != NO_DIGEST, text=why_not or self.text,
             device=self.node.params.device))
+
+    def publish_profile(self, profile: DeviceProfile) -> None:
+        """Say what was measured."""
+        self._profile.publish(profile)
 
     def close(self) -> None:
         """Stop computing and leave the topics."""
         for subscription in self._subscriptions:
             self.node.destroy_subscription(subscription)
         self.engine.close()
-        for publisher in (self._downlink, self._reports, self._status):
+        for publisher in (self._downlink, self._reports, self._status, self._profile):
             self.node.destroy_lifecycle_publisher(publisher)
 
     def _on_chunk(self, msg: TensorChunk) -> None:
         if not self.node.active:
+            return
+        if self.node.profiling.measuring:
+            # So that a robot that has not heard of it yet goes alone at once.
+            self._report(frames.FrameReport(msg.session, msg.frame, frames.REFUSED, PROFILED))
             return
         try:
             self.engine.on_chunk(chunk_from_msg(msg))
@@ -95,15 +103,13 @@ class RobotPort:
     def _on_table(self, msg: PlanTableMsg) -> None:
         # Compiling a table takes its time; chunks must not wait for it.
         self._newest = msg
-        self.node.compiling.submit(self._take_table, msg)
+        self.node.worker.submit(partial(self._take_table, msg))
 
     def _take_table(self, msg: PlanTableMsg) -> None:
         if msg is not self._newest:
             return
         try:
-            table = PlanTable.loads(msg.json, self.node.layout)
-            if table.digest != digest_from_msg(msg.digest):
-                raise PlanError('the plan table is not the one that its digest names')
+            table = table_from_msg(msg, self.node.layout)
             self.engine.use(table)
             self.text, self.digest = '', table.digest
             self.node.get_logger().info(
@@ -141,13 +147,21 @@ class ServerNode(ManagedNode):
     def __init__(self):
         super().__init__('server_node', SERVER)
         self.ports: list[RobotPort] = []
-        self.compiling = self.diagnostics = self.layout = None
+        self.worker = self.diagnostics = self.layout = None
+        self.profiling = Profiling(self, DeviceProfile.SERVER, self.announce)
         self.params.on_change(self._on_change)
+
+    @property
+    def why_not(self) -> str:
+        """Why no robot is served at present, '' when they are."""
+        if not self.active:
+            return 'the server is not active'
+        return PROFILED if self.profiling.measuring else ''
 
     def configure(self) -> None:
         """Load the model and open a port for each robot."""
         self.layout = self.open_model()
-        self.compiling = ThreadPoolExecutor(1, 'plan tables')
+        self.worker = Worker(self, 'server worker')
         for name in self._namespaces():
             self.ports.append(RobotPort(self, name))
         self.diagnostics = Updater(self, self.params.device)
@@ -161,9 +175,10 @@ class ServerNode(ManagedNode):
 
     def cleanup(self) -> None:
         """Close all ports."""
-        if self.compiling:  # it uses the ports
-            self.compiling.shutdown(cancel_futures=True)
-            self.compiling = None
+        if self.worker:  # it uses the ports
+            self.worker.close()
+            self.worker = None
+        self.profiling.forget()
         for port in self.ports:
             port.close()
         self.ports = []
@@ -173,9 +188,11 @@ class ServerNode(ManagedNode):
         self.layout = None
 
     def announce(self) -> None:
-        """Tell the robots whether they are served."""
+        """Tell the robots whether they are served, and what was measured of this device."""
         for port in self.ports:
             port.announce()
+            if self.active and self.profiling.message:
+                port.publish_profile(self.profiling.message)
 
     def on_deactivate(self, state):
         """Let no more frames in, and say so first, while it can still be said."""
@@ -201,7 +218,8 @@ class ServerNode(ManagedNode):
 
     def _diagnose(self, port: RobotPort):
         done = port.engine.frames
-        return WARN if port.text else OK, port.text or 'serving', {
+        text = self.why_not or port.text
+        return WARN if text else OK, text or 'serving', {
             'model': self.layout.graph.model, 'model_digest': self.layout.graph.digest,
             'plan_table': port.digest.hex(), 'frames_ok': done[frames.OK],
             'frames_refused': done[frames.REFUSED], 'frames_aborted': done[frames.ABORTED],

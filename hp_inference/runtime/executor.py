@@ -13,6 +13,7 @@ import torch
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.rows import Rows
 from hp_inference.runtime.lifetimes import Lifetimes
+from hp_inference.runtime.slices import SharedPixels
 from hp_inference.split.program import Compute, Program, Receive, Send
 from hp_inference.split.shares import ROBOT
 
@@ -89,11 +90,13 @@ class Executor:
         self.layout = layout
         self.program = program
         self.outputs = layout.graph.outputs if program.side == ROBOT else {}
-        self._values = len(layout.rows)
+        self._shared_pixels = SharedPixels(layout, program)
+        # Its place, behind the values, where the image as it came is not what is computed on.
+        self._raw_image = len(layout.rows)
         self._lives = Lifetimes(layout, program, set(self.outputs.values()))
         self._actions = [(self._prepare(i, step), isinstance(step, Receive), step.value)
                          for i, step in enumerate(program.steps)]
-        self.peak_bytes = self._lives.peak_bytes()
+        self.peak_bytes = self._lives.peak_bytes() + self._shared_pixels.nbytes
 
     def run(self, io: FrameIO, image: torch.Tensor | None = None,
             trace: Trace | None = None) -> dict[str, torch.Tensor]:
@@ -103,9 +106,11 @@ class Executor:
         image: uint8 [1, C, H, W], best channels_last, on the robot's side; it is not written to.
         Raises ValueError for another image, and what io raises.
         """
-        store: list = [None] * self._values
+        store: list = [None] * (self._raw_image + 1)
+        if trace is not None:
+            trace.begun = time.monotonic()
         if self.program.side == ROBOT and 0 in self.program.held:
-            store[0] = self._checked(image)
+            self._put_image(store, self._checked(image))
         with torch.inference_mode():
             if trace is None:
                 for action, _, _ in self._actions:
@@ -128,11 +133,16 @@ class Executor:
             got = 'none' if image is None else f'{image.dtype} {list(image.shape)}'
             raise ValueError(f'the image is {got}, expected torch.uint8 {list(expected)}')
         low, high = self.program.held[0]
-        return image.to(self.layout.graph.device).narrow(2, low, high - low)
+        return image.narrow(2, low, high - low)
+
+    def _put_image(self, store: list, rows: torch.Tensor) -> None:
+        if self._shared_pixels.chunks:
+            store[self._raw_image] = rows
+            rows = self._shared_pixels.of(rows, self.program.held[0][0])
+        store[0] = rows.to(self.layout.graph.device)
 
     def _run_traced(self, store: list, io: FrameIO, trace: Trace) -> None:
         trace.peak_bytes = max(trace.peak_bytes, self.peak_bytes)
-        trace.begun = time.monotonic()
         for action, waits, value in self._actions:
             if not waits:
                 action(store, io)
@@ -155,8 +165,11 @@ class Executor:
         axis, drops = self.layout.axes[step.value], self._lives.drops[i]
         begin, count = step.begin - low, step.end - step.begin
         if isinstance(step, Send):
+            shared = step.value == 0 and self._shared_pixels.chunks
+            source = self._raw_image if shared else step.value
+
             def send(store, io):
-                rows = store[step.value]
+                rows = store[source]
                 io.send(step, rows if axis is None else rows.narrow(axis, begin, count))
                 for value in drops:
                     store[value] = None

@@ -13,8 +13,10 @@ import torch
 from hp_inference.graph.layout import Layout
 from hp_inference.link.inbox import Inbox
 from hp_inference.link.outbox import Outbox, SentSlice
-from hp_inference.link.wire import Head, SliceSpec
+from hp_inference.link.wire import Head
 from hp_inference.runtime.executor import Trace
+from hp_inference.runtime.slices import slice_spec
+from hp_inference.runtime.spans import Span
 from hp_inference.split.program import Program, Receive, Send
 
 OK, REFUSED, ABORTED = 0, 1, 2
@@ -22,14 +24,6 @@ OK, REFUSED, ABORTED = 0, 1, 2
 ROBOT, SERVER, BOTH = 1, 2, 3
 # Pieces of computing closer together than this are shown as one.
 MERGE_S = 0.0002
-
-
-def slice_spec(layout: Layout, step: Send | Receive) -> SliceSpec:
-    """Return what a slice that travels looks like."""
-    return SliceSpec(step.value, step.begin, step.end,
-                     layout.slice_shape(step.value, step.begin, step.end),
-                     layout.axes[step.value],
-                     getattr(torch, layout.graph.values[step.value].dtype))
 
 
 def inbox_for(layout: Layout, program: Program, head: Head | None = None) -> Inbox:
@@ -49,22 +43,11 @@ class LinkIO:
     def send(self, step: Send, rows: torch.Tensor) -> None:
         """Queue rows for sending; raises Aborted when the frame has been given up."""
         self._inbox.check()
-        self._outbox.send(rows, slice_spec(self._layout, step), step.codec, self._head,
-                          self._on_sent)
+        self._outbox.send(rows, slice_spec(self._layout, step), self._head, self._on_sent)
 
     def receive(self, step: Receive) -> torch.Tensor:
         """Wait for rows; raises DeadlinePassed or Aborted."""
         return self._inbox.get(step.value, step.begin, step.end, self._deadline)
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of a frame's time line: lane robot, uplink, server or downlink; seconds."""
-
-    lane: str
-    label: str
-    start_s: float
-    duration_s: float
 
 
 @dataclass

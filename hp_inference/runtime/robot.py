@@ -119,9 +119,13 @@ class RobotEngine:
         self._thread = threading.Thread(target=self._run, name='robot frames', daemon=True)
         self._thread.start()
 
+    def prepare(self, table: PlanTable) -> list[Executor]:
+        """Make a table ready beside the frames; ``use`` is quick while the result is held."""
+        return self._prepared.prepare(table)
+
     def use(self, table: PlanTable, index: int) -> None:
         """Put a plan in force from the next frame on; a new table takes its time to prepare."""
-        executors = self._executors if table is self.table else self._prepared.prepare(table)
+        executors = self._executors if table is self.table else self.prepare(table)
         with self._lock:
             self.table, self.index, self._executors = table, index, executors
 

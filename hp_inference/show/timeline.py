@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hp_inference.runtime.frames import Span
+from hp_inference.runtime.spans import Span
 
 LANES = ('robot', 'uplink', 'server', 'downlink')
 LINK = ('uplink', 'downlink')

@@ -13,25 +13,19 @@ from dataclasses import dataclass, field
 from math import ceil
 import random
 import re
-import reprlib
 
 from hp_inference.graph.layout import Layout
+from hp_inference.split.errors import PlanError, shown
 
 BLOCK_COUNTS = (1, 2, 4, 8)
-EXACT_CODECS = ('none', 'zstd')
+EXACT_CODECS = ('none', 'zstd', 'shuffle_zstd')
+LOSSY_CODECS = ('float16_shuffle_zstd', 'uint8_zstd', 'jpeg')
+CODECS = EXACT_CODECS + LOSSY_CODECS
 DEFAULT_CODEC = 'zstd'
+JPEG_CHANNELS, JPEG_ROW_BYTES = (1, 3), 60_000  # a JPEG holds whole rows, so does a chunk
 NAME_LENGTH = 100  # a plan's name travels with every result
 # As to_json writes them, so that no two keys mean one value.
 VALUE_NUMBER = re.compile(r'0|[1-9][0-9]{0,8}')
-
-
-_brief = reprlib.Repr()
-_brief.maxstring = 80
-shown = _brief.repr  # for what came in from outside, however long it is
-
-
-class PlanError(ValueError):
-    """A plan that can't be made, read or carried out; the text says where and why."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,8 @@ class Plan:
     The shares of robot and server, in rows, per value of one graph.
 
     ``blocks``: in how many row blocks a travelling value is sent (1 where it is not named).
-    ``codecs``: how a travelling value is encoded (``codec`` where it is not named).
+    ``codecs``: how a travelling value is encoded (``codec`` where it is not named); 'jpeg' is for
+    value 0, the image, alone.
     """
 
     name: str
@@ -57,6 +52,11 @@ class Plan:
     def codec_of(self, value: int) -> str:
         """Return the name of the codec that a value travels under."""
         return self.codecs.get(value, self.codec)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a codec that the plan names may change the answer."""
+        return any(codec in LOSSY_CODECS for codec in (*self.codecs.values(), self.codec))
 
     def to_json(self) -> dict:
         """Return the plan as JSON data."""
@@ -111,10 +111,22 @@ class Plan:
                                 f'{value}; expected one of {BLOCK_COUNTS} for a value below '
                                 f'{count}')
         for value, codec in (*self.codecs.items(), (0, self.codec)):
-            if not 0 <= value < count or codec not in EXACT_CODECS:
+            if not 0 <= value < count or codec not in CODECS:
                 raise PlanError(f'plan {self.name!r}: codec {shown(codec)} for value '
-                                f'{value}; expected one of {EXACT_CODECS} for a value below '
-                                f'{count}')
+                                f'{value}; expected one of {CODECS} for a value below {count}')
+        self._validate_jpeg(layout)
+
+    def _validate_jpeg(self, layout: Layout) -> None:
+        named = [value for value, codec in self.codecs.items() if codec == 'jpeg']
+        if self.codec == 'jpeg' or any(named):
+            where = 'every value' if self.codec == 'jpeg' else f'value {max(named)}'
+            raise PlanError(f"plan {self.name!r}: codec 'jpeg' for {where}; it is for value 0, "
+                            "the image, alone: name it in 'codecs'")
+        _, channels, _, width = layout.graph.input.shape
+        if named and (channels not in JPEG_CHANNELS or channels * width > JPEG_ROW_BYTES):
+            raise PlanError(f"plan {self.name!r}: codec 'jpeg' for an image of {channels} channels "
+                            f'and {width} columns; expected 1 or 3 channels and rows of at most '
+                            f'{JPEG_ROW_BYTES} bytes: give value 0 another codec')
 
 
 def _typed(item: object, kind: type, name: str):
@@ -193,11 +205,17 @@ def random_plan(layout: Layout, seed: int, **more) -> Plan:
     return Plan(f'random:{seed}', tuple(robot), tuple(server), blocks, **more)
 
 
+def packed(codec: str) -> dict:
+    """Return what a constructor takes so that all travels under a codec, where it applies."""
+    return {'codecs': {0: codec}} if codec == 'jpeg' else {'codec': codec}
+
+
 def make_plan(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> Plan:
     """
     Return the plan that a constructor by name makes.
 
-    ``robot_only``, ``full_offload``, ``uniform:X``, ``layer:K``, ``random:SEED``. Raises PlanError.
+    ``robot_only``, ``full_offload``, ``uniform:X``, ``layer:K``, ``random:SEED``. Under 'jpeg' the
+    image travels as JPEG, all else under DEFAULT_CODEC. Raises PlanError.
     """
     name, _, argument = text.partition(':')
     makers = {'robot_only': (robot_only, None), 'full_offload': (full_offload, None),
@@ -207,12 +225,12 @@ def make_plan(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> Plan:
                         'uniform:SHARE, layer:VALUE or random:SEED')
     maker, kind = makers[name]
     if kind is None:
-        plan = maker(layout, codec=codec)
+        plan = maker(layout, **packed(codec))
     else:
         try:
             number = kind(argument)
         except ValueError as error:
             raise PlanError(f'plan {text!r}: {argument!r} is not a number') from error
-        plan = maker(layout, number, codec=codec)
+        plan = maker(layout, number, **packed(codec))
     plan.validate(layout)
     return plan

@@ -44,6 +44,7 @@ class Receive:
     value: int
     begin: int
     end: int
+    codec: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _project(layout: Layout, plan: Plan, made: list[Share], when, side: int) -> 
     def receive(value: int, need: Rows) -> None:
         for pair in list(pending.get(value, ())):
             if need & Rows((pair,)):
-                steps.append(Receive(value, *pair))
+                steps.append(Receive(value, *pair, plan.codec_of(value)))
                 pending[value].remove(pair)
     for _, value, what, rows in actions:
         for begin, end in rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hp_inference.graph.layout import Layout
 from hp_inference.split.plan import DEFAULT_CODEC, make_plan, Plan, PlanError
-from hp_inference.split.table import MAX_JSON_BYTES, PlanTable
+from hp_inference.split.table import Choice, MAX_JSON_BYTES, PlanTable
 
 
 def read_plans(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> list[Plan]:
@@ -17,8 +17,13 @@ def read_plans(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> list[Pl
 
     Raises PlanError.
     """
+    return _read(text, layout, codec)[0]
+
+
+def _read(text: str, layout: Layout, codec: str) -> tuple[list[Plan], Sequence[Choice]]:
+    """Return the plans that ``text`` names, and the choices among them where it names a table."""
     if not (text.endswith('.json') or '/' in text):
-        return [make_plan(text, layout, codec)]
+        return [make_plan(text, layout, codec)], ()
     path = Path(text)
     try:
         if not path.is_file():
@@ -26,7 +31,8 @@ def read_plans(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> list[Pl
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise PlanError(f'it has {size} bytes, at most {MAX_JSON_BYTES} are read')
-        return list(PlanTable.loads(path.read_text('utf-8'), layout).plans)
+        table = PlanTable.loads(path.read_text('utf-8'), layout)
+        return list(table.plans), table.choices
     except UnicodeDecodeError as error:
         raise PlanError(f'plan file {text} is not text: {error}') from error
     except (OSError, PlanError) as error:
@@ -38,10 +44,13 @@ def assemble(layout: Layout, first: str, others: Sequence[str] = (),
     """
     Return the table of the plans that ``first`` names, then ``others``; each name once.
 
-    The plan at index 0 is the one meant to be in force. Raises PlanError.
+    The plan at index 0 is the one meant to be in force. Where ``first`` is a table file its
+    choices hold in the new table, its record, which nobody needs to run it, is left behind.
+    Raises PlanError.
     """
+    # A table with choices has each name once, so its indices are those of the new table too.
+    named, choices = _read(first, layout, codec)
     plans: dict[str, Plan] = {}
-    for text in (first, *others):
-        for plan in read_plans(text, layout, codec):
-            plans.setdefault(plan.name, plan)
-    return PlanTable(layout, list(plans.values()))
+    for plan in (*named, *(plan for text in others for plan in read_plans(text, layout, codec))):
+        plans.setdefault(plan.name, plan)
+    return PlanTable(layout, list(plans.values()), choices)

@@ -10,12 +10,21 @@ import json
 
 from hp_inference.graph.ir import canonical
 from hp_inference.graph.layout import Layout
-from hp_inference.split.plan import Plan, PlanError, shown
+from hp_inference.split.errors import PlanError, shown
+from hp_inference.split.plan import Plan
 from hp_inference.split.program import compile_plan, Program
-
-FORMAT = 1
-MAX_JSON_BYTES = 64 << 20
-MAX_PLANS = 1024
+from hp_inference.split.table_json import (
+    check_format,
+    checked_choices,
+    Choice,
+    choose,
+    dumps,
+    FORMAT,
+    MAX_JSON_BYTES,
+    MAX_PLANS,
+    read_choices,
+    read_object,
+)
 
 
 @dataclass
@@ -23,38 +32,59 @@ class PlanTable:
     """
     Plans by index, for one graph.
 
-    ``digest`` (32 bytes) names the table on the wire. Every plan in a table compiles.
+    ``choices``: which plan is in force from which bandwidth on, ascending; none for a table whose
+    plan somebody else chooses. ``record``: what planning knew, as JSON data that hp_planner.record
+    understands; it changes nothing that runs. ``digest`` (32 bytes) names the table on the wire,
+    choices included, record not. Every plan in a table compiles.
     """
 
     layout: Layout
     plans: Sequence[Plan]
+    choices: Sequence[Choice] = ()
+    record: dict | None = None
     programs: list[tuple[Program, Program]] = field(init=False, repr=False)
     digest: bytes = field(init=False)
 
     def __post_init__(self):
-        """Compile every plan; raises PlanError for one that is incomplete."""
+        """Compile every plan; raises PlanError for one that is incomplete, and bad choices."""
         if not 0 < len(self.plans) <= MAX_PLANS:
             raise PlanError(f'a table holds 1 to {MAX_PLANS} plans, got {len(self.plans)}')
+        self.choices = checked_choices(self.choices, self._names())
         self.programs = [compile_plan(self.layout, plan) for plan in self.plans]
         # Not of the model's name, which may be another path on the other side.
-        named = {key: item for key, item in self.to_json().items() if key != 'model'}
+        named = {key: item for key, item in self.to_json().items()
+                 if key not in ('model', 'record')}
         self.digest = hashlib.sha256(canonical(named)).digest()
 
     def index(self, name: str) -> int | None:
         """Return the index of the plan of this name, None when there is none."""
         return next((i for i, plan in enumerate(self.plans) if plan.name == name), None)
 
+    def choose(self, mbit_s: float) -> int | None:
+        """
+        Return the index of the plan for a bandwidth in Mbit/s; None for a table without choices.
+
+        It is the choice at or next below the bandwidth; below the first choice, and for 0 or NaN,
+        the plan robot_only.
+        """
+        return choose(self.choices, self._names(), mbit_s)
+
+    def _names(self) -> list[str]:
+        return [plan.name for plan in self.plans]
+
     def to_json(self) -> dict:
         """Return the table as JSON data, the graph embedded."""
-        return {'format': FORMAT, **describe(self.layout),
-                'plans': [plan.to_json() for plan in self.plans]}
+        data = {'format': FORMAT, **describe(self.layout)}
+        if self.choices:
+            data['choices'] = [choice.to_json() for choice in self.choices]
+        data['plans'] = [plan.to_json() for plan in self.plans]
+        if self.record is not None:
+            data['record'] = self.record
+        return data
 
     def dumps(self) -> str:
-        """Return the table as text, one plan a line."""
-        data = self.to_json()
-        plans = ',\n  '.join(json.dumps(plan) for plan in data.pop('plans'))
-        head = ',\n '.join(f'{json.dumps(key)}: {json.dumps(item)}' for key, item in data.items())
-        return f'{{{head},\n "plans": [\n  {plans}]}}\n'
+        """Return the table as text: one plan, choice or curve of the record a line."""
+        return dumps(self.to_json())
 
     @classmethod
     def loads(cls, text: str, layout: Layout) -> PlanTable:
@@ -65,22 +95,19 @@ class PlanTable:
         """
         if len(text) > MAX_JSON_BYTES:
             raise PlanError(f'the plan table has {len(text)} characters, at most {MAX_JSON_BYTES}')
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise PlanError(f'the plan table is not JSON: {error}') from error
-        if not isinstance(data, dict):
-            raise PlanError(f'a plan table is a JSON object, got {type(data).__name__}')
+        data = read_object(text)
         if 'plans' not in data:
             return cls(layout, [Plan.from_json(data, layout)])
-        if type(data.get('format')) is not int or data['format'] != FORMAT:
-            raise PlanError(f'the plan table has format {shown(data.get("format"))}, this '
-                            f'version reads {FORMAT}: run the same version on both sides')
+        check_format(data)
         check_same(data, layout)
         plans = data['plans']
         if not isinstance(plans, list) or len(plans) > MAX_PLANS:
             raise PlanError(f'"plans" is a list of at most {MAX_PLANS} plans')
-        return cls(layout, [Plan.from_json(plan, layout) for plan in plans])
+        record = data.get('record')
+        if record is not None and not isinstance(record, dict):
+            raise PlanError(f'"record" of a plan table is an object, got {shown(record)}')
+        return cls(layout, [Plan.from_json(plan, layout) for plan in plans], read_choices(data),
+                   record)
 
 
 def describe(layout: Layout) -> dict:

@@ -16,14 +16,14 @@ from hp_inference.link.inbox import Inbox
 from hp_inference.link.wire import Head, SliceSpec
 
 HEAD = Head(session=7, frame=3, table_digest=bytes(range(32)), plan_index=2)
-SPEC = SliceSpec(11, 4, 8, (1, 16, 4, 500), 2, torch.float32)  # 3 chunks
-OTHER = SliceSpec(12, 0, 1, (1, 10), None, torch.int64)
-FLAGS = SliceSpec(13, 0, 2, (2, 50), 0, torch.bool)
+SPEC = SliceSpec(11, 4, 8, (1, 16, 4, 500), 2, torch.float32, 'zstd')  # 3 chunks
+OTHER = SliceSpec(12, 0, 1, (1, 10), None, torch.int64, 'zstd')
+FLAGS = SliceSpec(13, 0, 2, (2, 50), 0, torch.bool, 'zstd')
 TENSOR = torch.randn(SPEC.shape).relu()
 
 
 def make_chunks(codec='zstd', tensor=TENSOR, spec=SPEC):
-    return list(chunk_slice(tensor, spec, codec, HEAD))
+    return list(chunk_slice(tensor, replace(spec, codec=codec), HEAD))
 
 
 def make_inbox():
@@ -58,6 +58,17 @@ def test_a_slice_is_complete_after_its_last_chunk_in_any_order(codec):
     assert inbox.allocated_bytes == SPEC.nbytes
 
 
+@pytest.mark.parametrize('codec', ['none', 'zstd'])
+def test_uncompressed_chunks_are_taken_under_any_codec_others_only_under_their_own(codec):
+    inbox = Inbox([replace(SPEC, codec='shuffle_zstd')], HEAD)
+    chunk = make_chunks(codec)[0]
+    if codec == 'none':
+        assert inbox.put(chunk)
+    else:
+        with pytest.raises(BadChunk, match="codec is 'zstd', expected shuffle_zstd or none"):
+            inbox.put(chunk)
+
+
 def test_nothing_is_allocated_before_the_first_chunk_and_then_only_its_slice():
     inbox = make_inbox()
     assert inbox.allocated_bytes == 0
@@ -70,9 +81,9 @@ def test_an_inbox_that_expects_nothing_is_complete():
 
 
 def test_an_empty_slice_is_complete_after_its_one_chunk():
-    spec = SliceSpec(1, 0, 1, (1, 0, 4), None, torch.float32)
+    spec = SliceSpec(1, 0, 1, (1, 0, 4), None, torch.float32, 'zstd')
     inbox = Inbox([spec])
-    for chunk in chunk_slice(torch.empty(1, 0, 4), spec, 'zstd', HEAD):
+    for chunk in chunk_slice(torch.empty(1, 0, 4), spec, HEAD):
         inbox.put(chunk)
     assert inbox.complete and inbox.get(1, 0, 1).shape == (1, 0, 4)
 
@@ -96,7 +107,7 @@ WRONG = {
     'chunk_index': (3, 'value 11 rows [4, 8): chunk_index is 3, expected 0 to 2'),
     'chunk_count': (4, 'value 11 rows [4, 8): chunk_count is 4, expected 3'),
     'dtype': (8, 'value 11 rows [4, 8): dtype is torch.bfloat16, expected torch.float32'),
-    'codec': (5, "value 11 rows [4, 8) chunk 0: codec 'jpeg' is reserved and not implemented"),
+    'codec': (5, "value 11 rows [4, 8) chunk 0: codec is 'jpeg', expected zstd or none"),
     'scale': (0.5, 'scale is 0.5 and zero_point 0, expected 1 and 0'),
     'zero_point': (3, 'scale is 1.0 and zero_point 3, expected 1 and 0'),
     'raw_bytes': (2 ** 40, 'chunk 0: raw_bytes is 1099511627776, expected 60000'),
@@ -135,7 +146,7 @@ def test_other_impossible_fields_are_refused_too(change, text):
 
 def test_a_payload_that_would_decode_to_more_is_refused_before_allocation():
     bomb = make_chunks(tensor=torch.zeros(1, 16, 4, 500))[0]
-    small = SliceSpec(11, 4, 8, (1, 16, 4, 10), 2, torch.float32)
+    small = SliceSpec(11, 4, 8, (1, 16, 4, 10), 2, torch.float32, 'zstd')
     inbox = Inbox([small])
     with pytest.raises(BadChunk, match='declares 60000 bytes, expected 2560'):
         inbox.put(replace(bomb, chunk_count=1, raw_bytes=2_560))
@@ -251,10 +262,10 @@ def test_get_of_rows_that_are_not_to_come_is_refused_at_once():
 
 
 def test_many_threads_put_every_chunk_and_all_waiters_get_the_slices():
-    specs = [SliceSpec(value, 0, 40, (40, 1_000), 0, torch.float32) for value in range(6)]
+    specs = [SliceSpec(value, 0, 40, (40, 1_000), 0, torch.float32, 'zstd') for value in range(6)]
     tensors = {spec.value_id: torch.randn(40, 1_000).relu() for spec in specs}
     chunks = [chunk for spec in specs
-              for chunk in chunk_slice(tensors[spec.value_id], spec, 'zstd', HEAD)]
+              for chunk in chunk_slice(tensors[spec.value_id], spec, HEAD)]
     inbox = Inbox(specs, HEAD)
     waiters = [(value, in_thread(lambda value=value: inbox.get(value, 0, 40)))
                for value in tensors for _ in range(2)]

@@ -10,21 +10,28 @@ import torch
 from hp_inference.link.chunks import chunk_slice
 from hp_inference.link.errors import BadChunk
 from hp_inference.link.inbox import Inbox
-from hp_inference.link.wire import Chunk, Head, SliceSpec
+from hp_inference.link.wire import Chunk, CODEC_CODES, Head, SliceSpec
 
 HEAD = Head(session=7, frame=3, table_digest=bytes(range(32)), plan_index=2)
 # No two chunks have the same size, so that each header field decides something.
 SPECS = [
-    SliceSpec(1, 0, 5, (1, 8, 5, 401), 2, torch.float32),
-    SliceSpec(1, 5, 9, (1, 8, 4, 31), 2, torch.float32),
-    SliceSpec(2, 0, 1, (1, 77), None, torch.int64),
-    SliceSpec(3, 0, 3, (1, 3, 19), 1, torch.bool),
+    SliceSpec(1, 0, 5, (1, 8, 5, 401), 2, torch.float32, 'zstd'),
+    SliceSpec(1, 5, 9, (1, 8, 4, 31), 2, torch.float32, 'zstd'),
+    SliceSpec(2, 0, 1, (1, 77), None, torch.int64, 'shuffle_zstd'),
+    SliceSpec(3, 0, 3, (1, 3, 19), 1, torch.bool, 'zstd'),
+    SliceSpec(4, 0, 2, (1, 8, 2, 403), 2, torch.float32, 'float16_shuffle_zstd'),
+    SliceSpec(5, 0, 2, (1, 8, 2, 405), 2, torch.float64, 'uint8_zstd'),
+    SliceSpec(0, 8, 28, (1, 3, 20, 31), 2, torch.uint8, 'jpeg'),
 ]
 TENSORS = [torch.randn(SPECS[0].shape).relu(), torch.randn(SPECS[1].shape),
-           torch.arange(77).reshape(1, 77), torch.rand(1, 3, 19) > 0.5]
-CHUNKS = [chunk for codec in ('none', 'zstd') for tensor, spec in zip(TENSORS, SPECS)
-          for chunk in chunk_slice(tensor, spec, codec, HEAD)]
-ENCODED = [chunk for chunk in CHUNKS if chunk.codec == 1]
+           torch.arange(77).reshape(1, 77), torch.rand(1, 3, 19) > 0.5,
+           torch.randn(SPECS[4].shape).relu(), torch.randn(SPECS[5].shape).double(),
+           torch.arange(20, dtype=torch.uint8)[:, None].expand(1, 3, 20, 31)]
+EXACT = [(tensor, replace(spec, codec='none')) for tensor, spec in zip(TENSORS[:4], SPECS)]
+CHUNKS = [chunk for tensor, spec in (*EXACT, *zip(TENSORS, SPECS))
+          for chunk in chunk_slice(tensor, spec, HEAD)]
+ENCODED = [chunk for chunk in CHUNKS if chunk.codec]
+assert {chunk.codec for chunk in CHUNKS} == set(CODEC_CODES.values())
 HEADER = [field.name for field in fields(Chunk) if field.name != 'payload']
 
 numbers = st.integers(-2, 12) | st.integers(-2 ** 70, 2 ** 70) | st.floats()
@@ -65,9 +72,24 @@ def put_all(inbox, chunks):
             assert len(str(refusal)) > 20
 
 
+def slices(inbox):
+    return [inbox.get(spec.value_id, spec.row_begin, spec.row_end) for spec in SPECS]
+
+
+def undamaged():
+    """Return what arrives when nothing happens on the way; the lossless slices as they were."""
+    inbox = Inbox(SPECS, HEAD)
+    for chunk in CHUNKS:
+        inbox.put(chunk)
+    assert all(map(torch.equal, slices(inbox)[:4], TENSORS))
+    return slices(inbox)
+
+
+WANTED = undamaged()
+
+
 def check_slices(inbox):
-    for tensor, spec in zip(TENSORS, SPECS):
-        assert torch.equal(inbox.get(spec.value_id, spec.row_begin, spec.row_end), tensor)
+    assert all(map(torch.equal, slices(inbox), WANTED))
 
 
 mutants = headers_changed() | payloads_changed() | mixed_up()

@@ -14,8 +14,8 @@ from hp_inference.link.memory_link import MemoryLink
 from hp_inference.link.wire import Head, SliceSpec
 
 HEAD = Head(session=7, frame=3, table_digest=bytes(range(32)), plan_index=2)
-UP = SliceSpec(1, 0, 30, (1, 16, 30, 100), 2, torch.float32)
-DOWN = SliceSpec(2, 5, 9, (1, 4, 64), 1, torch.float16)
+UP = SliceSpec(1, 0, 30, (1, 16, 30, 100), 2, torch.float32, 'zstd')
+DOWN = SliceSpec(2, 5, 9, (1, 4, 64), 1, torch.float16, 'zstd')
 
 
 def channels_last(shape):
@@ -27,8 +27,8 @@ def exchange(tap=None):
     server, robot = Inbox([UP], HEAD), Inbox([DOWN], HEAD)
     up, down = channels_last(UP.shape), torch.randn(DOWN.shape).half()
     with MemoryLink(server.put, robot.put, tap=tap) as link:
-        link.robot.send(up, UP, 'zstd', HEAD)
-        link.server.send(down, DOWN, 'zstd', HEAD)
+        link.robot.send(up, UP, HEAD)
+        link.server.send(down, DOWN, HEAD)
         assert link.close(10)
     return link, (server, up), (robot, down)
 
@@ -46,7 +46,7 @@ def test_what_is_sent_does_not_change_with_the_senders_memory():
     sent = torch.full((1, 60), 1, dtype=torch.uint8)
     spec = SliceSpec(1, 0, 1, (1, 60), None, torch.uint8)
     with MemoryLink(arrived.append, arrived.append) as link:
-        link.robot.send(sent, spec, 'none', HEAD)
+        link.robot.send(sent, spec, HEAD)
         assert link.close(5)
     sent.fill_(2)
     assert bytes(arrived[0].payload) == b'\x01' * 60
@@ -64,7 +64,7 @@ def test_duplicated_and_reordered_chunks_still_give_the_rows():
     server = Inbox([UP], HEAD)
     up = channels_last(UP.shape)
     with MemoryLink(server.put, lambda _: None, tap=shuffle) as link:
-        link.robot.send(up, UP, 'zstd', HEAD)
+        link.robot.send(up, UP, HEAD)
         assert link.close(10)
     assert torch.equal(server.get(1, 0, 30, 0), up)
     assert server.duplicates == UP.chunk_count
@@ -98,7 +98,7 @@ def test_bytes_leave_at_the_given_rate():
     with MemoryLink(lambda _: arrivals.append(time.monotonic()), lambda _: None,
                     mbit_s=24) as link:
         start = time.monotonic()
-        link.robot.send(rows, spec, 'none', HEAD)
+        link.robot.send(rows, spec, HEAD)
         assert link.close(10)
     elapsed = [arrival - start for arrival in arrivals]
     assert all(took >= 0.02 * (index + 1) for index, took in enumerate(elapsed))

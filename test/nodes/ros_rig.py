@@ -60,16 +60,17 @@ class Log:
 
 
 class NodeProcess:
-    """robot_node or server_node as a process, with all that it says in a file."""
+    """A node as a process, with all that it says in a file."""
 
     def __init__(self, name: str, folder: Path, *, namespace: str = '', arguments=(), **params):
         log = folder / f'{name}{next(_numbers)}.log'
         params = {'model': MODEL, 'input': [1, 3, SIZE, SIZE], 'threads': 1, **params}
         named = ['-r', f'__ns:=/{namespace}'] if namespace else []
         self._log = log
+        package = 'hp_planner' if name == 'planner_node' else 'hp_inference.nodes'
         with open(log, 'wb') as file:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', f'hp_inference.nodes.{name}', *given(params), *named,
+                [sys.executable, '-m', f'{package}.{name}', *given(params), *named,
                  *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
 
     @property

@@ -16,11 +16,13 @@ import rclpy
 from ros_rig import Client, error_of, MODEL, pixels, SIZE
 
 from hp_inference.nodes.params import ROBOT, SERVER
+from hp_planner.planner_node import PLANNER
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
-DEMO, ROBOT_FILE, SERVER_FILE = (ROOT / 'launch' / f'{name}.launch.py'
-                                 for name in ('demo', 'robot', 'server'))
+DEMO, ROBOT_FILE, SERVER_FILE, PLANNER_FILE = (
+    ROOT / 'launch' / f'{name}.launch.py' for name in ('demo', 'robot', 'server', 'planner'))
+TABLES = {ROBOT_FILE: ROBOT, SERVER_FILE: SERVER, PLANNER_FILE: PLANNER}
 # What `ros2 launch FILE NAME:=VALUE ...` does, which may not be there where launch_ros is.
 START = """
 import sys
@@ -52,8 +54,8 @@ def arguments(path):
     return {argument.name: argument for argument in description.get_launch_arguments()}
 
 
-def test_there_is_a_launch_file_for_robot_server_and_demo():
-    assert {DEMO, ROBOT_FILE, SERVER_FILE} <= set(FILES)
+def test_there_is_a_launch_file_for_robot_server_planner_and_demo():
+    assert {DEMO, *TABLES} <= set(FILES)
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
@@ -69,11 +71,11 @@ def test_a_launch_file_refers_only_to_executables_and_files_that_exist(path):
     assert texts(path, 'package') <= {'hp_inference'}
 
 
-@pytest.mark.parametrize('path', [ROBOT_FILE, SERVER_FILE], ids=lambda path: path.name)
+@pytest.mark.parametrize('path', TABLES, ids=lambda path: path.name)
 def test_a_launch_file_offers_only_parameters_that_its_node_has(path):
     pytest.importorskip('launch_ros')
     offered = set(runpy.run_path(str(path))['PARAMETERS'])
-    known = {row.name for row in (ROBOT if path == ROBOT_FILE else SERVER)}
+    known = {row.name for row in TABLES[path]}
     assert offered - known == {'use_sim_time'}
 
 
@@ -83,15 +85,17 @@ def test_every_launch_file_describes_all_of_its_arguments():
             assert argument.description and argument.description != 'no description given', name
 
 
-def test_the_launch_files_have_the_same_arguments_but_for_what_only_a_robot_has():
-    robot, server, demo = map(arguments, (ROBOT_FILE, SERVER_FILE, DEMO))
+def test_the_launch_files_have_the_same_arguments_but_for_what_only_one_node_has():
+    robot, server, demo, planner = map(arguments, (ROBOT_FILE, SERVER_FILE, DEMO, PLANNER_FILE))
     assert set(robot) == set(demo)
+    assert set(planner) - set(server) == {'objective', 'robot_profile', 'server_profile',
+                                          'server_node', 'save_to'}
     assert set(robot) - set(server) == {'image', 'plan', 'plans'}
     assert {'namespace', 'params_file', 'autostart', 'use_sim_time', 'log_level', 'model',
             'input'} == set(server)
     for name in server:
-        assert robot[name].description == server[name].description == demo[name].description
-        assert robot[name].choices == server[name].choices
+        assert len({each[name].description for each in (robot, server, demo, planner)}) == 1
+        assert robot[name].choices == server[name].choices == planner[name].choices
 
 
 @contextmanager

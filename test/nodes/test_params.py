@@ -21,6 +21,7 @@ from hp_inference.nodes.params import (  # noqa: E402
     SERVER,
     unknown_names,
 )
+from hp_planner.planner_node import PLANNER  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CONFIG = Path(__file__).parents[2] / 'config'
@@ -61,7 +62,10 @@ def set_one(node, name, value):
     return node.set_parameters([Parameter(name, value=value)])[0]
 
 
-@pytest.mark.parametrize('table', [ROBOT, SERVER], ids=['robot', 'server'])
+TABLES = {'robot': ROBOT, 'server': SERVER, 'planner': PLANNER}
+
+
+@pytest.mark.parametrize('table', TABLES.values(), ids=TABLES)
 def test_without_a_file_every_parameter_has_its_default(make_node, table):
     node = make_node()
     params = declare(node, table)
@@ -72,7 +76,7 @@ def test_without_a_file_every_parameter_has_its_default(make_node, table):
     assert node.log.lines == []
 
 
-@pytest.mark.parametrize(('name', 'table'), [('robot', ROBOT), ('server', SERVER)])
+@pytest.mark.parametrize(('name', 'table'), TABLES.items())
 def test_the_yaml_in_config_holds_every_parameter_with_its_default(name, table):
     content = yaml.safe_load((CONFIG / f'{name}.yaml').read_text())
     values = content['/**'][f'{name}_node']['ros__parameters']
@@ -81,12 +85,12 @@ def test_the_yaml_in_config_holds_every_parameter_with_its_default(name, table):
         assert row.convert(values[row.name]) == row.default, row.name
 
 
-@pytest.mark.parametrize('name', ['robot', 'server'])
+@pytest.mark.parametrize('name', TABLES)
 def test_the_yaml_in_config_says_in_a_line_what_each_parameter_is(name):
     lines = (CONFIG / f'{name}.yaml').read_text().splitlines()
     parameters = [line for line in lines if line.startswith('      ') and ': ' in line
                   and not line.strip().startswith('#')]
-    assert len(parameters) == len(ROBOT if name == 'robot' else SERVER)
+    assert len(parameters) == len(TABLES[name])
     assert all(' # ' in line for line in parameters)
 
 
@@ -126,7 +130,7 @@ def test_lists_of_strings_may_be_empty(make_node, given):
     ('seed: true', "parameter 'seed' is True, expected an integer, at least 0"),
     ('autostart: 1', "parameter 'autostart' is 1, expected true or false"),
     ('plan: 12', "parameter 'plan' is 12, expected a string"),
-    ('codec: gzip', "parameter 'codec' is 'gzip', expected 'none' or 'zstd'"),
+    ('codec: gzip', "parameter 'codec' is 'gzip', expected 'none' or 'zstd' or 'shuffle_zstd'"),
     ('resize: cubic', "parameter 'resize' is 'cubic', expected 'bilinear' or 'nearest' or 'none'"),
     ('input: [3, 224, 224]', "parameter 'input' is [3, 224, 224], expected a list of 4 elements, "
                              'each an integer from 1 to 65536'),
@@ -169,7 +173,7 @@ def test_a_change_is_applied(make_node):
     ('deadline_s', True, ['deadline_s', 'expected a number from 0.01 to 60 [s]']),
     ('max_pixels', 10 ** 9, ['max_pixels', '1', '89000000', '1000000000']),
     ('plan', 5, ["parameter 'plan' is 5, expected a string"]),
-    ('codec', 'gzip', ["parameter 'codec' is 'gzip', expected 'none' or 'zstd'"]),
+    ('codec', 'gzip', ["parameter 'codec' is 'gzip', expected 'none' or 'zstd' or 'shuffle_zstd'"]),
     ('model', 'x', ['read-only', 'model']),
 ])
 def test_a_bad_change_is_refused_with_what_is_allowed_and_changes_nothing(
@@ -305,8 +309,9 @@ def test_the_documentation_has_a_row_for_each_parameter():
 
 
 def test_every_row_says_what_it_is_and_has_a_known_type():
-    for row in (*ROBOT, *SERVER):
+    for row in (*ROBOT, *SERVER, *PLANNER):
         assert len(row.description) > 10, row.name
         assert row.type.removesuffix('[]') in module._TYPES, row.name
         if row.name.endswith('_s'):
-            assert row.unit == 's'
+            assert row.unit == ('Mbit/s' if row.name.endswith('mbit_s') else
+                                'bytes/s' if row.name.endswith('_per_s') else 's')

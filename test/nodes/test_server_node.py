@@ -13,10 +13,10 @@ from ros_rig import MODEL, SIZE  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
-from hp_inference.nodes import server_node as module  # noqa: E402
 from hp_inference.nodes.convert import digest_to_msg  # noqa: E402
 from hp_inference.nodes.server_node import ServerNode  # noqa: E402
 from hp_inference.split.source import assemble  # noqa: E402
+from hp_inference.split.table import PlanTable as CoreTable  # noqa: E402
 from hp_msgs.msg import FrameReport, PlanTable, TensorChunk  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -123,14 +123,14 @@ def test_whatever_goes_wrong_with_a_table_is_said(make, table, monkeypatch):
 
     def fail(*_):
         raise MemoryError
-    monkeypatch.setattr(module.PlanTable, 'loads', fail)
+    monkeypatch.setattr(CoreTable, 'loads', fail)
     assert Robot(node, client).give(table).text == 'MemoryError'
 
 
 def test_of_tables_that_come_faster_than_they_compile_only_the_newest_counts(make, layout, table,
                                                                             monkeypatch):
     node, client = make()
-    robot, loads = Robot(node, client), module.PlanTable.loads
+    robot, loads = Robot(node, client), CoreTable.loads
     begun, hold, loaded = threading.Event(), threading.Event(), []
 
     def slow(text, layout):
@@ -138,7 +138,7 @@ def test_of_tables_that_come_faster_than_they_compile_only_the_newest_counts(mak
         assert hold.wait(10)
         loaded.append(text)
         return loads(text, layout)
-    monkeypatch.setattr(module.PlanTable, 'loads', slow)
+    monkeypatch.setattr(CoreTable, 'loads', slow)
     others = [assemble(layout, f'uniform:{share}') for share in (0.1, 0.2, 0.3)]
     port = node.ports[0]
     for each in (table, *others):
@@ -197,7 +197,7 @@ def test_namespaces_that_can_not_be_are_refused(make, robots, message):
     node, client = make(start=False, robots=robots)
     assert node.trigger_configure() == FAILURE
     assert f'error: cannot start: {message}' in node.log
-    assert not node.ports and node.compiling is None
+    assert not node.ports and node.worker is None
     assert client.state('server_node') == 'unconfigured'
 
 
@@ -241,14 +241,14 @@ def test_while_it_is_not_active_it_says_so_and_serves_nothing(make, table):
 def test_cleanup_while_a_table_compiles_waits_for_it_and_leaves_nothing_behind(make, table,
                                                                               monkeypatch):
     node, client = make()
-    robot, loads = Robot(node, client), module.PlanTable.loads
+    robot, loads = Robot(node, client), CoreTable.loads
     begun = threading.Event()
 
     def slow(text, layout):
         begun.set()
         threading.Event().wait(0.2)
         return loads(text, layout)
-    monkeypatch.setattr(module.PlanTable, 'loads', slow)
+    monkeypatch.setattr(CoreTable, 'loads', slow)
     robot.tables.publish(PlanTable(digest=digest_to_msg(table.digest), json=table.dumps()))
     client.until(begun.is_set)
     assert node.trigger_deactivate() == SUCCESS and node.trigger_cleanup() == SUCCESS

@@ -162,7 +162,7 @@ WRONG = {
     'chunk index': (lambda c: replace(c, chunk_index=c.chunk_count), 'chunk_index is'),
     'size': (lambda c: replace(c, raw_bytes=2 ** 31), 'raw_bytes is 2147483648, expected'),
     'no codec': (lambda c: replace(c, codec=99), '99 is no codec code'),
-    'reserved codec': (lambda c: replace(c, codec=5), 'reserved and not implemented'),
+    'another codec': (lambda c: replace(c, codec=5), "codec is 'jpeg', expected zstd or none"),
     'scale': (lambda c: replace(c, scale=2.0), 'scale is 2.0 and zero_point 0'),
     'cut short': (lambda c: replace(c, codec=0, payload=bytes(3)), 'has 3 bytes, expected'),
     'empty': (lambda c: replace(c, codec=1, payload=b''), 'no valid frame header'),

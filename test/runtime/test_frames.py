@@ -55,7 +55,8 @@ def test_a_slice_has_the_shape_axis_and_dtype_of_its_rows(layout):
     spec = slice_spec(layout, Send(3, 4, 9, 'zstd'))
     assert (spec.value_id, spec.row_begin, spec.row_end) == (3, 4, 9)
     assert (spec.shape, spec.axis, spec.dtype) == ((1, 2, 5, 240), 2, torch.float64)
-    spec = slice_spec(layout, Receive(7, 0, 1))
+    assert spec.codec == 'zstd'
+    spec = slice_spec(layout, Receive(7, 0, 1, 'none'))
     assert (spec.shape, spec.axis) == ((1, 3), None)
     assert slice_spec(layout, Send(0, 0, 40, 'none')).dtype == torch.uint8
 
@@ -66,11 +67,10 @@ def test_an_inbox_takes_what_the_program_receives_and_nothing_else(layout, progr
     rows = torch.ones(spec.shape, dtype=spec.dtype)
     with pytest.raises(BadChunk, match='value 4 .* not to come'):
         other = slice_spec(layout, program.sends[0])
-        inbox.put(next(chunk_slice(torch.ones(other.shape, dtype=other.dtype), other, 'none',
-                                   HEAD)))
+        inbox.put(next(chunk_slice(torch.ones(other.shape, dtype=other.dtype), other, HEAD)))
     with pytest.raises(BadChunk, match='frame 3, expected 2'):
-        inbox.put(next(chunk_slice(rows, spec, 'none', Head(1, 3, bytes(32), 0))))
-    for chunk in chunk_slice(rows, spec, 'none', HEAD):
+        inbox.put(next(chunk_slice(rows, spec, Head(1, 3, bytes(32), 0))))
+    for chunk in chunk_slice(rows, spec, HEAD):
         assert inbox.put(chunk)
     assert inbox.complete
     assert torch.equal(inbox.get(3, 0, 40), rows)
@@ -81,7 +81,7 @@ def test_rows_are_queued_with_codec_head_and_callback(layout, program):
     io = LinkIO(layout, inbox, box, HEAD, on_sent=done.append)
     step, rows = program.sends[0], torch.zeros(1)
     io.send(step, rows)
-    assert box.sent == [(rows, slice_spec(layout, step), 'zstd', HEAD, done.append)]
+    assert box.sent == [(rows, slice_spec(layout, step), HEAD, done.append)]
 
 
 def test_nothing_is_sent_or_waited_for_once_a_frame_is_given_up(layout, program):
@@ -111,7 +111,7 @@ def test_pieces_of_computing_close_together_are_one_span():
 def test_what_travelled_is_drawn_from_its_start_to_its_end(layout, program):
     inbox = inbox_for(layout, program)
     spec = slice_spec(layout, program.receives[0])
-    for chunk in chunk_slice(torch.ones(spec.shape, dtype=spec.dtype), spec, 'none', HEAD):
+    for chunk in chunk_slice(torch.ones(spec.shape, dtype=spec.dtype), spec, HEAD):
         inbox.put(chunk)
     (_, begun, done), = inbox.arrivals
     sent = [SentSlice(slice_spec(layout, program.sends[0]), HEAD, begun + 1, begun + 3, 10, 5)]

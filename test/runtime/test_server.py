@@ -43,8 +43,7 @@ class Robot:
 
         class Collect:
             def send(self, step, rows):
-                sent.extend(map(carried, chunk_slice(
-                    rows, slice_spec(layout, step), step.codec, head)))
+                sent.extend(map(carried, chunk_slice(rows, slice_spec(layout, step), head)))
 
             def receive(self, step):
                 raise StopIteration

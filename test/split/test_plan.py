@@ -6,10 +6,15 @@ import json
 from nets import chain, Net, random_net
 import pytest
 
+from hp_inference.link.wire import CHUNK_BYTES, CODEC_CODES
 from hp_inference.split.plan import (
     BLOCK_COUNTS,
+    CODECS,
+    EXACT_CODECS,
     full_offload,
+    JPEG_ROW_BYTES,
     layer,
+    LOSSY_CODECS,
     make_plan,
     Plan,
     PlanError,
@@ -81,8 +86,55 @@ def test_a_name_that_means_no_plan_is_refused(text, said):
 
 
 def test_an_unknown_codec_is_refused():
-    with pytest.raises(PlanError, match=r"codec 'jpeg' for value 0; expected one of \('none', 'zs"):
-        make_plan('robot_only', LAYOUT, 'jpeg')
+    with pytest.raises(PlanError, match=r"codec 'lz4' for value 0; expected one of \('none', 'zst"):
+        make_plan('robot_only', LAYOUT, 'lz4')
+
+
+COLOUR = Net(16, 20, channels=3)
+PHOTO = COLOUR.layout(COLOUR.conv(COLOUR.x))  # an image of 3 channels; values 0 to 2
+
+
+def test_under_jpeg_the_image_travels_as_jpeg_and_all_else_exactly():
+    plan = make_plan('uniform:0.5', PHOTO, 'jpeg')
+    assert [plan.codec_of(value) for value in range(3)] == ['jpeg', 'zstd', 'zstd']
+
+
+@pytest.mark.parametrize('codec', CODECS)
+def test_a_plan_says_whether_a_codec_of_it_may_change_the_answer(codec):
+    lossy = codec not in EXACT_CODECS
+    assert make_plan('full_offload', PHOTO, codec).lossy is lossy
+    assert full_offload(PHOTO, codecs={0: codec}, codec='none').lossy is lossy
+
+
+def test_the_codecs_of_plans_are_those_of_the_wire():
+    assert CODECS == tuple(CODEC_CODES)
+    assert set(EXACT_CODECS) | set(LOSSY_CODECS) == set(CODECS)
+    assert not set(EXACT_CODECS) & set(LOSSY_CODECS)
+    assert JPEG_ROW_BYTES == CHUNK_BYTES
+
+
+@pytest.mark.parametrize('codecs, codec, said', [
+    ({2: 'jpeg'}, 'zstd', "codec 'jpeg' for value 2; it is for value 0, the image, alone"),
+    ({0: 'jpeg', 1: 'jpeg'}, 'zstd', "codec 'jpeg' for value 1; it is for value 0"),
+    ({}, 'jpeg', "codec 'jpeg' for every value; it is for value 0, the image, alone: name it in"),
+    ({0: 'none'}, 'jpeg', "codec 'jpeg' for every value")])
+def test_jpeg_is_for_the_image_alone(codecs, codec, said):
+    with pytest.raises(PlanError, match=said):
+        full_offload(PHOTO, codecs=codecs, codec=codec).validate(PHOTO)
+
+
+@pytest.mark.parametrize('width, channels, fits', [
+    (20, 1, True), (20, 3, True), (20, 2, False), (20, 4, False),
+    (20_000, 3, True), (20_001, 3, False), (60_000, 1, True), (60_001, 1, False)])
+def test_jpeg_is_for_images_of_one_or_three_channels_and_rows_that_fit_a_chunk(
+        width, channels, fits):
+    net = Net(4, width, channels)
+    layout = net.layout(net.x)
+    if fits:
+        make_plan('full_offload', layout, 'jpeg')
+        return
+    with pytest.raises(PlanError, match=f'for an image of {channels} channels and {width} columns'):
+        make_plan('full_offload', layout, 'jpeg')
 
 
 def test_json_holds_all_of_a_plan():
@@ -149,10 +201,12 @@ DEEP = json.loads('[' * 500 + ']' * 500)
     ({'blocks': {'01': 4}}, "keyed by value numbers, got ['01']"),
     ({'blocks': {'\u0661': 4}}, 'keyed by value numbers'),
     ({'blocks': {'9' * 5000: 4}}, 'keyed by value numbers'),
-    ({'codec': 'gzip'}, "codec 'gzip' for value 0; expected one of ('none', 'zstd')"),
+    ({'codec': 'gzip'}, "codec 'gzip' for value 0; expected one of ('none', 'zstd', 'shuffle"),
     ({'codec': None}, "'codec' holds None, expected str"),
     ({'codec': 1}, "'codec' holds 1, expected str"),
-    ({'codecs': {'2': 'float16_shuffle_zstd'}}, "codec 'float16_shuffle_zstd' for value 2"),
+    ({'codecs': {'2': 'float16'}}, "codec 'float16' for value 2"),
+    ({'codecs': {'0': 'jpeg'}}, "codec 'jpeg' for an image of 2 channels and 6 columns; expected"),
+    ({'codecs': {'2': 'jpeg'}}, "codec 'jpeg' for value 2; it is for value 0"),
     ({'codecs': {'9': 'none'}}, "codec 'none' for value 9"),
     ({'codecs': {'2': ['none']}}, "'codecs' holds ['none'], expected str"),
     ({'codecs': 'none'}, "'codecs' holds 'none', expected dict"),

@@ -88,7 +88,7 @@ def test_rows_in_two_intervals_travel_as_two_slices():
                              's2 [5,10)']
 
 
-def test_the_codec_of_a_send_is_the_plans():
+def test_the_codec_of_a_send_and_of_its_receive_is_the_plans():
     layout = chain(16, 2)
     plan = Plan('codecs', (16, 8, 8, 8), (16, 8, 8, 8), {}, {1: 'none', 3: 'zstd'}, 'none')
     robot, server = compile_plan(layout, plan)
@@ -96,6 +96,9 @@ def test_the_codec_of_a_send_is_the_plans():
         (0, 'none'), (1, 'none'), (2, 'none')]
     assert [(send.value, send.codec) for send in server.sends] == [
         (1, 'none'), (2, 'none'), (3, 'zstd')]
+    for here, there in ((robot, server), (server, robot)):
+        assert [(step.value, step.codec) for step in here.receives] == [
+            (step.value, step.codec) for step in there.sends]
 
 
 @pytest.mark.parametrize('count', BLOCK_COUNTS)

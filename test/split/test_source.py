@@ -9,7 +9,7 @@ import pytest
 from hp_inference.split import source
 from hp_inference.split.plan import make_plan, PlanError
 from hp_inference.split.source import assemble, read_plans
-from hp_inference.split.table import PlanTable
+from hp_inference.split.table import Choice, PlanTable
 
 
 @pytest.fixture(scope='module')
@@ -59,6 +59,20 @@ def test_a_table_holds_each_name_once_the_one_in_force_first(layout, plan_file, 
     made = assemble(layout, table_file, ('full_offload', 'robot_only'))
     assert names(made.plans) == ['layer:2', 'full_offload', 'robot_only']
     assert names(assemble(layout, 'uniform:0.5').plans) == ['uniform:0.5']
+
+
+def test_the_choices_of_the_first_table_hold_for_its_plans(layout, tmp_path, table_file):
+    plans = [make_plan(name, layout) for name in ('full_offload', 'robot_only', 'layer:2')]
+    choices = (Choice(0.5, 1), Choice(3, 2), Choice(70, 0))
+    path = tmp_path / 'chosen.json'
+    path.write_text(PlanTable(layout, plans, choices, {'objective': 'latency'}).dumps())
+    made = assemble(layout, str(path), ('uniform:0.5', table_file, 'robot_only'))
+    assert names(made.plans) == ['full_offload', 'robot_only', 'layer:2', 'uniform:0.5']
+    assert [made.plans[made.choose(rate)].name for rate in (0, 1, 5, 100)] == [
+        'robot_only', 'robot_only', 'layer:2', 'full_offload']
+    assert made.record is None, 'nobody who runs plans needs the record'
+    # Somebody who names another plan first means that one, whatever the link does.
+    assert assemble(layout, 'robot_only', (str(path),)).choices == ()
 
 
 def test_the_codec_holds_for_all_constructors_of_a_table(layout):

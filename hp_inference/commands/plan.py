@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hp plan`: the best plan at every bandwidth, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import os
+from pathlib import Path
+
+from hp_inference.commands import Outcome, UserError
+from hp_inference.commands.common import columns, open_subject
+from hp_inference.commands.progress import bar
+from hp_planner.device import DeviceProfile
+from hp_planner.grid import checked_grid, default_grid, plan_table
+from hp_planner.objective import Objective
+from hp_planner.setting import LinkModel, Setting
+from hp_planner.timeline import Timeline
+
+# Rates in the summary; the file has all.
+SHOWN = 12
+
+
+def run(args) -> Outcome:
+    """Plan for every bandwidth and write the table to ``args.out``."""
+    grid = default_grid() if args.bandwidths is None else checked_grid(args.bandwidths)
+    objective = _objective(args)
+    link = _link(args)
+    profiles = [_profile(path) for path in (args.robot, args.server)]
+    out = Path(args.out)
+    _check_writable(out)
+    subject = open_subject(args)
+    timeline = Timeline(Setting(subject.layout, *profiles, link))
+    with bar(not args.json) as progress:
+        table = plan_table(timeline, objective, grid, args.policy, args.seed, args.swing,
+                           args.pareto, progress)
+    try:
+        out.write_text(table.dumps(), encoding='utf-8')
+    except OSError as error:
+        raise UserError(f'can not write {out}: {error.strerror}') from error
+    record = table.record
+    data = {'table': str(out), 'model': subject.layout.graph.model,
+            'digest': table.digest.hex(), 'plans': [plan.name for plan in table.plans],
+            **{key: record[key] for key in ('objective', 'policy', 'grid', 'baselines', 'seconds')},
+            'choices': [{**{key: item for key, item in choice.items() if key != 'lanes'},
+                         'baseline_s': _fastest(record, i)[1]}
+                        for i, choice in enumerate(record['choices'])]}
+    text = [subject.title, f'objective {objective.name}, policy {args.policy}, {link.duplex} '
+            'duplex', '', *_summary(record), '',
+            f'{len(table.plans)} plans, {len(table.choices)} choices, {record["seconds"]:.1f} s '
+            f'-> {out}']
+    return Outcome(data, '\n'.join(text))
+
+
+def _objective(args) -> Objective:
+    def times(amount, factor):
+        return None if amount is None else amount * factor
+    return Objective(args.objective, times(args.latency_bound_ms, 1e-3), args.latency_weight,
+                     args.energy_weight, times(args.robot_mb, 1e6), times(args.server_mb, 1e6),
+                     times(args.link_mb_per_s, 1e6))
+
+
+def _link(args) -> LinkModel:
+    link = LinkModel(args.duplex)
+    if args.message_ms is not None:
+        link = replace(link, message_s=args.message_ms * 1e-3)
+    if args.round_trip_ms is not None:
+        link = replace(link, round_trip_s=args.round_trip_ms * 1e-3)
+    return link
+
+
+def _profile(path: str) -> DeviceProfile:
+    try:
+        return DeviceProfile.load(path)
+    except OSError as error:
+        raise UserError(f'can not read {path}: {error.strerror}') from error
+
+
+def _check_writable(path: Path) -> None:
+    """Raise UserError for a file that can't be written, before minutes are spent on it."""
+    place = path if path.exists() else path.parent
+    if path.is_dir() or not place.exists() or not os.access(place, os.W_OK):
+        raise UserError(f'can not write {path}: give --out a file in a folder that exists and '
+                        'may be written to')
+
+
+def _fastest(record: dict, i: int) -> tuple[str, float]:
+    """Return the fastest baseline at a rate of the grid, and its latency in seconds."""
+    latencies = {name: record['curves'][plans[i]]['latency_s'][i]
+                 for name, plans in record['baselines'].items()
+                 if name != 'whole_switch'}  # which is one of the others
+    name = min(latencies, key=latencies.get)
+    return name, latencies[name]
+
+
+def _summary(record: dict) -> list[str]:
+    """Return a table: per rate the plan, what it costs, and what the fastest baseline costs."""
+    rows = [['Mbit/s', 'plan', 'latency', 'energy', 'bound', 'ratio', 'fastest baseline', '']]
+    step = -(-len(record['choices']) // SHOWN)
+    for i, choice in enumerate(record['choices']):
+        if i % step:
+            continue
+        name, latency = _fastest(record, i)
+        bound = choice['bound_s']
+        rows.append([
+            f'{choice["mbit_s"]:g}', choice['plan'], f'{choice["latency_s"] * 1e3:.1f} ms',
+            f'{choice["energy_j"]:.3f} J', f'{bound * 1e3:.1f} ms',
+            f'{choice["latency_s"] / bound:.2f}' if bound else '-', name.replace('_', ' '),
+            f'{latency * 1e3:.1f} ms'])
+    return columns(rows)
+

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hp simulate`: a plan table and its baselines along a recorded bandwidth; needs no PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+
+from hp_inference.commands import Outcome, UserError
+from hp_inference.split.errors import PlanError
+from hp_planner import trace
+from hp_planner.table_file import label, read_table_file, TABLE, TableFile
+
+HEAD = ('', 'mean ms', 'p95 ms', 'energy J', 'switches', 'inferences')
+
+#: Answers on what the codec leaves of the image; no exact plan can be compared with it.
+LOSSY = 'full_offload_jpeg'
+
+
+def run(args) -> Outcome:
+    """Run inferences back to back along ``args.trace`` under the table and every baseline."""
+    try:
+        table = read_table_file(args.table)
+        samples = trace.read_trace(args.trace)
+    except (PlanError, trace.TraceError) as error:
+        raise UserError(str(error)) from error
+    if len(table.record.grid) < 2:
+        raise UserError(f'plan table {args.table} was made for {table.record.grid[0]:g} Mbit/s '
+                        'alone: make one for the bandwidths of the trace')
+    seconds = trace.durations(samples)
+    mean = sum(map(lambda sample, held: sample.mbit_s * held, samples, seconds)) / sum(seconds)
+    found = {approach: along(table, approach, samples) for approach in table.approaches}
+    data = {'table': str(args.table), 'model': table.model, 'objective': table.record.objective,
+            'trace': str(args.trace), 'samples': len(samples), 'seconds': sum(seconds),
+            'mean_mbit_s': mean,
+            'results': {approach: asdict(outcome) for approach, outcome in found.items()}}
+    text = [f'{table.model}  table {args.table}, objective {table.record.objective}',
+            f'trace {args.trace}: {len(samples)} samples, {sum(seconds):.0f} s, mean '
+            f'{mean:.1f} Mbit/s', '', *_lines(found), *_gain(table, found)]
+    return Outcome(data, '\n'.join(text))
+
+
+def along(table: TableFile, approach: str, samples: list[trace.Sample]) -> trace.Outcome:
+    """Return what the table, or one of its baselines, comes to along a trace."""
+    record = table.record
+    return trace.run_trace(
+        samples, partial(table.plan_at, approach),
+        lambda plan, rate: (record.latency_at(plan, rate), record.energy_at(plan, rate)),
+        record.waiting_w)
+
+
+def _lines(found: dict[str, trace.Outcome]) -> list[str]:
+    rows = [HEAD, *([label(approach), _shown(outcome.mean_s, 1e3), _shown(outcome.p95_s, 1e3),
+                     _shown(outcome.energy_j), str(outcome.switches), str(outcome.inferences)]
+                    for approach, outcome in found.items())]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ['  '.join(cell.rjust(width) if place else cell.ljust(width)
+                       for place, (cell, width) in enumerate(zip(row, widths))) for row in rows]
+    for approach, outcome in found.items():
+        if not outcome.inferences or outcome.unfinished_s > 2 * outcome.p95_s:
+            lines.append(f'{label(approach)}: the last inference was still under way after '
+                         f'{outcome.unfinished_s:.1f} s, when the trace ended')
+    return lines
+
+
+def _gain(table: TableFile, found: dict[str, trace.Outcome]) -> list[str]:
+    """Return a line that compares the table with the fastest baseline under the same policy."""
+    others = [approach for approach, outcome in found.items() if approach != TABLE
+              and outcome.inferences and (approach != LOSSY or table.record.policy == 'lossy')]
+    mine = found[TABLE]
+    if not others or not mine.inferences:
+        return []
+    best = min(others, key=lambda approach: found[approach].mean_s)
+    energy = found[best].energy_j
+    saved = f', energy {100 * (mine.energy_j / energy - 1):+.1f} %' if energy else ''
+    return ['', f'the table against the fastest baseline under policy {table.record.policy} '
+                f'({label(best)}): mean latency {100 * (mine.mean_s / found[best].mean_s - 1):+.1f}'
+                f' %{saved}']
+
+
+def _shown(number: float | None, scale: float = 1.0) -> str:
+    """Return four digits."""
+    return '-' if number is None else f'{scale * number:#.4g}'.rstrip('.')

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What no plan can beat, by linear programming.
+
+Of every operator the robot computes a part and the server a part, as if rows could be cut as finely
+as one likes and all three, robot, server and radio, were busy all the time. What remains true of
+every plan: rows computed cost at least the least time per row that was measured; whoever computes
+rows has the rows that they read, computed or received; robot, server and radio each need the sum of
+their work; a plan that uses the server sends at least one message each way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import coo_array
+
+from hp_inference.split.shares import ROBOT, SERVER
+from hp_planner.objective import Objective
+from hp_planner.setting import bytes_per_s
+from hp_planner.timeline import CODECS, Timeline
+
+
+@dataclass
+class _Rows:
+    """Constraints ``sum coefficient * variable <= limit``, as they are collected."""
+
+    row: list
+    column: list
+    coefficient: list
+    limit: list
+
+    def add(self, terms: list[tuple[int, float]], limit: float) -> None:
+        for column, coefficient in terms:
+            self.row.append(len(self.limit))
+            self.column.append(column)
+            self.coefficient.append(coefficient)
+        self.limit.append(limit)
+
+
+class Bound:
+    """Lower bounds on the cost of every plan in one setting, per bandwidth."""
+
+    def __init__(self, timeline: Timeline, objective: Objective, codecs: list[str]):
+        self.timeline, self.objective = timeline, objective
+        grid, costs = timeline.grid, timeline.costs
+        self._least_ratio = np.min([costs.ratio[CODECS.index(name)] for name in codecs], 0)
+        self._needed = _needed_rows(timeline)
+        # Seconds per row: no slice of an operator was measured, or is interpolated, below this.
+        self._slope = np.array([[min(
+            costs.compute[side, grid.at_row[v] + 1:grid.at_row[v] + grid.rows[v] + 1]
+            / np.arange(1, grid.rows[v] + 1)) for v in range(len(grid.rows))]
+            for side in (ROBOT, SERVER)])
+        self._reads = [_reads_per_row(timeline, v) for v in range(1, len(grid.rows))]
+
+    def at(self, mbit_s: float) -> float:
+        """Return the bound on the objective's cost at a rate (0: the robot alone)."""
+        grid, costs = self.timeline.grid, self.timeline.costs
+        values, rate = len(grid.rows), bytes_per_s(mbit_s)
+        # Variables: rows computed on the robot, on the server, sent up, sent down, then T and R.
+        x, y, up, down = (range(i * values, (i + 1) * values) for i in range(4))
+        total, busy = 4 * values, 4 * values + 1
+        system = _Rows([], [], [], [])
+        for v in range(1, values):
+            system.add([(x[v], -1), (y[v], -1)], -float(self._needed[v]))
+            for reads, ref in zip(self._reads[v - 1], grid.source[grid.first[v]:]):
+                system.add([(y[v], reads), (y[ref], -1), (up[ref], -1)], 0)
+                system.add([(x[v], reads), (x[ref], -1), (down[ref], -1)], 0)
+        for v in np.flatnonzero(grid.output):
+            system.add([(x[v], -1), (down[v], -1)], -float(grid.rows[v]))
+        work = [(x[v], self._slope[ROBOT, v]) for v in range(1, values)]
+        system.add([*work, (busy, -1)], 0)
+        system.add([(busy, 1), (total, -1)], 0)
+        system.add([*((y[v], self._slope[SERVER, v]) for v in range(1, values)), (total, -1)], 0)
+        free = 1 / rate + costs.byte_s if rate else 0.0
+        air = costs.row_bytes * self._least_ratio * free
+        ways = [(up, down)] if costs.half else [(up,), (down,)]
+        for way in ways:
+            system.add([*((each[v], air[v]) for each in way for v in range(values)), (total, -1)],
+                       0)
+        most = np.concatenate([grid.rows] * 4).astype(float)
+        most[y[0]] = most[down[0]] = 0
+        if not rate:
+            most[list(up) + list(down)] = 0
+        limit = self.objective.latency_bound_s
+        bounds = [*((0, m) for m in most), (0, limit), (0, None)]
+        matrix = coo_array((system.coefficient, (system.row, system.column)),
+                           shape=(len(system.limit), busy + 1)).tocsr()
+        price = np.zeros(busy + 1)
+        price[total], price[busy] = self._prices()
+        solved = linprog(price, matrix, system.limit, bounds=bounds, method='highs')
+        if not solved.success:
+            return np.inf if solved.status == 2 else 0.0
+        return self._with_messages(float(solved.fun))
+
+    def _prices(self) -> tuple[float, float]:
+        """Return what a second of latency, and one of the robot's computing, costs at least."""
+        waiting, talking, computing = self.timeline.costs.power
+        idle = min(waiting, talking)
+        energy = idle, max(0.0, computing - idle)
+        weights = {'latency': (1, 0), 'throughput': (1, 0), 'energy': (0, 1),
+                   'energy_under_latency': (0, 1),
+                   'weighted': (self.objective.latency_weight, self.objective.energy_weight)}
+        per_s, per_j = weights[self.objective.name]
+        return per_s + per_j * energy[0], per_j * energy[1]
+
+    def _with_messages(self, relaxed: float) -> float:
+        """Return the bound, knowing that a plan is the robot's alone or sends both ways."""
+        costs = self.timeline.costs
+        alone = float(self._slope[ROBOT] @ self._needed)
+        per_latency, per_busy = self._prices()
+        if self.objective.name == 'throughput':
+            both = costs.message_s * (2 if costs.half else 1)
+        else:
+            both = 2 * (costs.message_s + costs.trip_s)
+        return max(relaxed, min((per_latency + per_busy) * alone, per_latency * both))
+
+
+def _needed_rows(timeline: Timeline) -> np.ndarray:
+    """Return how many rows of each value the outputs need."""
+    from hp_inference.split.plan import robot_only
+    from hp_inference.split.shares import shares
+    layout = timeline.setting.layout
+    return np.array([share.computed[ROBOT].count for share in shares(layout, robot_only(layout))])
+
+
+def _reads_per_row(timeline: Timeline, value: int) -> list[float]:
+    """Return, per argument, the fewest rows read per row computed, over all intervals."""
+    grid = timeline.grid
+    rows, least = int(grid.rows[value]), []
+    for k in range(grid.first[value], grid.first[value + 1]):
+        if grid.pairs[k] < 0:
+            low = grid.low[grid.at[k]:grid.at[k] + rows + 1]
+            high = grid.high[grid.at[k]:grid.at[k] + rows + 1]
+            least.append(min(max(0, int((high[n:] - low[:rows + 1 - n]).min())) / n
+                             for n in range(1, rows + 1)))
+            continue
+        block = timeline.setting.layout.rules[value].block
+        place = k - grid.first[value]
+        least.append(min(block(a, b).needs[place].count / (b - a)
+                         for a in range(rows) for b in range(a + 1, rows + 1)))
+    return least

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The plan table of a setting: LOSS at every bandwidth of a grid, and the lower envelope.
+
+All plans found and all baselines compete at rates much closer than the grid's; a choice stands
+wherever the best plan changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+import math
+import time
+
+import numpy as np
+
+from hp_inference import __version__
+from hp_inference.split.plan import Plan, robot_only
+from hp_inference.split.table import PlanTable
+from hp_inference.split.table_json import Choice
+from hp_planner.baselines import baselines
+from hp_planner.bound import Bound
+from hp_planner.device import DeviceProfile
+from hp_planner.loss import Loss, Progress
+from hp_planner.objective import Objective, OUTSIDE
+from hp_planner.pareto import pareto
+from hp_planner.setting import SettingError
+from hp_planner.simulate import (
+    DOWN_BYTES,
+    ENERGY,
+    LATENCY,
+    RADIO_BUSY,
+    ROBOT_BUSY,
+    ROBOT_PEAK,
+    SERVER_BUSY,
+    SERVER_PEAK,
+    UP_BYTES,
+)
+from hp_planner.timeline import Population, Timeline
+
+LEAST_MBIT_S, MOST_MBIT_S, POINTS = 0.5, 1000.0, 31
+# Rates at which plans compete, per interval of the grid.
+FINE = 8
+# A plan that is nowhere better than the others by more than this share is left out of the table:
+# each plan costs the nodes memory and time to prepare.
+WORTH = 0.003
+# Where an uncertain rate is tried, in standard deviations of its logarithm.
+SPREAD = (-1.5, -0.75, 0.0, 0.75, 1.5)
+MOST_SWING = 2.0
+CURVES = {'latency_s': LATENCY, 'energy_j': ENERGY, 'robot_busy_s': ROBOT_BUSY,
+          'server_busy_s': SERVER_BUSY, 'radio_busy_s': RADIO_BUSY}
+NUMBERS = {'up_bytes': UP_BYTES, 'down_bytes': DOWN_BYTES, 'robot_peak_bytes': ROBOT_PEAK,
+           'server_peak_bytes': SERVER_PEAK}
+
+
+def default_grid() -> list[float]:
+    """Return the rates that are planned for where none are given, log spaced, in Mbit/s."""
+    return [float(f'{rate:.4g}') for rate in np.geomspace(LEAST_MBIT_S, MOST_MBIT_S, POINTS)]
+
+
+def checked_grid(mbit_s: Sequence[float]) -> list[float]:
+    """Return rates ascending, each once, without 0 (there the robot is alone); SettingError."""
+    wrong = [rate for rate in mbit_s if not 0 <= rate < math.inf]
+    if wrong:
+        raise SettingError(f'a bandwidth of {wrong[0]} Mbit/s makes no sense, expected finite '
+                           'numbers from 0 on')
+    if not mbit_s:
+        raise SettingError('the bandwidth grid is empty: give at least one rate in Mbit/s')
+    # A table always holds the robot's own plan, in force where there is no link.
+    return sorted({float(rate) for rate in mbit_s if rate}) or [LEAST_MBIT_S]
+
+
+def expected_costs(timeline: Timeline, objective: Objective, plans: Sequence[Plan],
+                   mbit_s: Sequence[float], swing: float) -> np.ndarray:
+    """Return [plans, rates]: the mean cost, the rate being log-normal about ``mbit_s``."""
+    weights = np.exp(-np.square(SPREAD) / 2)
+    everyone = Population.of(plans)
+    costs = [objective.cost(timeline.figures(everyone, [rate * math.exp(place * swing)
+                                                        for rate in mbit_s])) for place in SPREAD]
+    return np.average(costs, axis=0, weights=weights)
+
+
+@dataclass
+class _Catalogue:
+    """Plans by what they do, each with a name of its own."""
+
+    plans: dict[tuple, Plan]
+
+    def enter(self, plan: Plan) -> Plan:
+        """Return the plan, or the one already here that does the same."""
+        key = (plan.robot, plan.server, tuple(sorted(plan.blocks.items())),
+               None if not _travels(plan) else (tuple(sorted(plan.codecs.items())), plan.codec))
+        if key not in self.plans:
+            names = {known.name for known in self.plans.values()}
+            name, number = plan.name, 2
+            while name in names:
+                name, number = f'{plan.name}#{number}', number + 1
+            self.plans[key] = replace(plan, name=name)
+        return self.plans[key]
+
+
+def _travels(plan: Plan) -> bool:
+    return plan.name != 'robot_only'
+
+
+def plan_table(timeline: Timeline, objective: Objective, mbit_s: Sequence[float],
+               policy: str = 'exact', seed: int = 0, swing: float = 0.0,
+               pareto_mbit_s: float | None = None,
+               progress: Progress = lambda *_: None) -> PlanTable:
+    """
+    Return the table of plans over a grid of bandwidths (Mbit/s), with choices and its record.
+
+    At every rate its cost is at most that of every baseline that the policy allows. With a
+    ``swing`` (the standard deviation of the logarithm of the rate that a frame meets, about the
+    rate that it is chosen for) that holds for the cost to be expected. Raises SettingError for a
+    grid or swing that makes no sense and for limits that no plan keeps anywhere.
+    """
+    if not 0 <= swing <= MOST_SWING:
+        raise SettingError(f'a swing of {swing} makes no sense, expected 0 to {MOST_SWING}')
+    begun = time.monotonic()
+    grid = checked_grid(mbit_s)
+    loss = Loss(timeline, objective, policy, seed)
+    fine = _refined(grid)
+    rivals = baselines(timeline, objective, fine, 'jpeg' in loss.codecs)
+    catalogue = _Catalogue({})
+    alone = catalogue.enter(robot_only(timeline.setting.layout, codec='none'))
+    for plans in rivals.values():
+        plans[:] = [catalogue.enter(plan) for plan in plans]
+    given = list(catalogue.plans.values())
+    for plan in loss.solve(grid, given, progress):
+        catalogue.enter(plan)
+    every = list(catalogue.plans.values())
+    figures = timeline.figures(Population.of(every), fine)
+    costs = objective.cost(figures)
+    _check_reachable(objective, figures, costs, fine)
+    if swing:
+        costs = expected_costs(timeline, objective, every, fine, swing)
+    used = _worthwhile(costs, every.index(alone), _least(costs, every, rivals))
+    best = np.array(used)[costs[used].argmin(0)]
+    changes = [i for i in range(len(fine)) if not i or best[i] != best[i - 1]]
+    order = [every.index(alone), *sorted(set(best.tolist()) - {every.index(alone)},
+                                         key=lambda i: best.tolist().index(i))]
+    table_plans = [every[i] for i in order]
+    choices = [Choice(fine[i], order.index(int(best[i]))) for i in changes]
+    shown = sorted({*grid, *(fine[i] for i in changes)})
+    places = [fine.index(rate) for rate in shown]
+    record = _record(timeline, loss, objective, shown, figures[:, places], every, best[places],
+                     {name: [plans[i] for i in places] for name, plans in rivals.items()},
+                     table_plans)
+    record['swing'] = swing
+    if pareto_mbit_s is not None:
+        record['pareto'] = pareto(timeline, policy, pareto_mbit_s, seed, progress)
+    record['seconds'] = time.monotonic() - begun
+    return PlanTable(timeline.setting.layout, table_plans, choices, record)
+
+
+def _refined(grid: list[float]) -> list[float]:
+    """Return the grid with rates, log spaced, between each two."""
+    fine = []
+    for low, high in zip(grid, grid[1:]):
+        fine += [low, *(float(f'{low * (high / low) ** (i / FINE):.4g}') for i in range(1, FINE))]
+    return sorted({*fine, grid[-1]})
+
+
+def _least(costs: np.ndarray, every: list[Plan], rivals: dict[str, list[Plan]]) -> np.ndarray:
+    """Return the least cost of a baseline at each rate."""
+    return np.min([[costs[every.index(plan), i] for i, plan in enumerate(plans)]
+                   for plans in rivals.values()], 0)
+
+
+def _worthwhile(costs: np.ndarray, alone: int, limit: np.ndarray) -> list[int]:
+    """
+    Return which plans to keep: those without which some rate would be worse by WORTH.
+
+    Without any other the cost also stays at or under ``limit``. costs: [plans, rates].
+    """
+    used = sorted(set(costs.argmin(0).tolist()) | {alone})
+    least = costs[used].min(0)
+    while True:
+        spare = []
+        for i in used:
+            rest = [j for j in used if j != i]
+            if i == alone or not rest:
+                continue
+            without = costs[rest].min(0)
+            if (without <= np.minimum(least * (1 + WORTH), np.maximum(limit, least))).all():
+                spare.append((float((without / least).max()), i))
+        if not spare:
+            return used
+        used.remove(min(spare)[1])
+
+
+def _check_reachable(objective: Objective, figures, costs, rates: list[float]) -> None:
+    """Raise SettingError when no plan keeps the limits at any rate."""
+    if (costs < OUTSIDE).any():
+        return
+    plan, rate = np.unravel_index(costs.argmin(), costs.shape)
+    best = figures[plan, rate]
+    raise SettingError(
+        f'no plan keeps the limits of objective {objective.name} at any bandwidth: the nearest '
+        f'has a latency of {best[LATENCY] * 1e3:.1f} ms, {best[ROBOT_PEAK] / 1e6:.1f} MB of values '
+        f'on the robot and {best[SERVER_PEAK] / 1e6:.1f} MB on the server at {rates[rate]:g} '
+        f'Mbit/s; the least latency is {figures[:, :, LATENCY].min() * 1e3:.1f} ms: allow more')
+
+
+def _record(timeline: Timeline, loss: Loss, objective: Objective, grid: list[float],
+            figures: np.ndarray, every: list[Plan], best: np.ndarray,
+            rivals: dict[str, list[Plan]], table_plans: list[Plan]) -> dict:
+    """Return what hp_planner.record reads; ``figures``: [plans, rates of the grid, figures]."""
+    setting = timeline.setting
+    kept = {plan.name for plan in table_plans}
+    named = kept | {plan.name for plans in rivals.values() for plan in plans}
+    bound = Bound(timeline, Objective('latency'), loss.codecs)
+    choices = []
+    for i, rate in enumerate(grid):
+        plan = every[best[i]]
+        choices.append({
+            'mbit_s': rate, 'plan': plan.name, 'latency_s': float(figures[best[i], i, LATENCY]),
+            'energy_j': float(figures[best[i], i, ENERGY]), 'bound_s': bound.at(rate),
+            'lanes': [asdict(span) for span in merged(timeline.lanes(plan, rate))]})
+    return {
+        'version': __version__, 'objective': objective.name,
+        'latency_bound_ms': (None if objective.latency_bound_s is None
+                             else objective.latency_bound_s * 1e3),
+        'weights': ([objective.latency_weight, objective.energy_weight]
+                    if objective.name == 'weighted' else None),
+        'policy': loss.policy, 'link': asdict(setting.link), 'power': asdict(setting.power),
+        'robot': _provenance(setting.robot), 'server': _provenance(setting.server), 'grid': grid,
+        'curves': {plan.name: _curve(figures[i]) for i, plan in enumerate(every)
+                   if plan.name in named},
+        'baselines': {name: [plan.name for plan in plans] for name, plans in rivals.items()},
+        'others': [plan.to_json() for plan in every
+                   if plan.name in named and plan.name not in kept],
+        'choices': choices, 'depth': _depth(timeline), 'pareto': None}
+
+
+def _curve(figures: np.ndarray) -> dict:
+    """Return one plan's figures over the grid; [rates, figures]."""
+    return {**{name: figures[:, i].tolist() for name, i in CURVES.items()},
+            **{name: float(figures[-1, i]) for name, i in NUMBERS.items()}}
+
+
+def _provenance(profile: DeviceProfile) -> dict:
+    return {'device': profile.device, 'host': profile.host, 'date': profile.date,
+            'whole_s': profile.whole_s, 'threads': profile.threads}
+
+
+def _depth(timeline: Timeline) -> list[int]:
+    """Return the values whose operators take more than their share of the robot's time."""
+    grid, costs = timeline.grid, timeline.costs
+    whole = costs.compute[0, grid.at_row + grid.rows]
+    return [int(v) for v in np.flatnonzero(whole >= whole.mean())]
+
+
+def merged(spans: list, gap_s: float = 1e-5) -> list:
+    """Return spans with consecutive computing on a side made one."""
+    made: list = []
+    for span in spans:
+        if (made and span.lane in ('robot', 'server') and made[-1].lane == span.lane
+                and span.start_s - made[-1].start_s - made[-1].duration_s < gap_s):
+            made[-1] = replace(made[-1], label='compute',
+                               duration_s=span.start_s + span.duration_s - made[-1].start_s)
+        else:
+            made.append(span)
+    return made

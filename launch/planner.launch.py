@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planner: profiles in, the plan table of one robot out."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+import yaml
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        'params_file',
+        default_value=PathJoinSubstitution(
+            [FindPackageShare('hp_inference'), 'config', 'planner.yaml']),
+        description='YAML file with the parameters'),
+    DeclareLaunchArgument(
+        'namespace', default_value='', description='namespace of the node and its topics'),
+    DeclareLaunchArgument(
+        'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
+        description='least severe message that is logged'),
+]
+# Parameters of the node that can be given as launch arguments, too.
+PARAMETERS = {
+    'autostart': 'true: configure and activate at start; false: a lifecycle manager does it',
+    'use_sim_time': 'true: time comes from the topic /clock',
+    'model': 'torchvision:NAME, package.module:factory, path/file.py:factory or file.pt2; the '
+             'same on both sides',
+    'input': 'size of the model input, such as [1, 3, 224, 224]; the same on both sides',
+    'objective': 'latency, energy, energy_under_latency, weighted or throughput',
+    'robot_profile': 'file made by hp profile on the robot',
+    'server_profile': 'file made by hp profile on the server',
+    'server_node': 'name of the node that profiles the server, such as /server_node',
+    'save_to': 'file to write the plan table to',
+}
+
+
+def start(context):
+    """Return the node; an argument that was left empty does not hide the parameter file."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
+    return [Node(
+        package='hp_inference', executable='planner_node', name='planner_node', output='screen',
+        namespace=LaunchConfiguration('namespace'),
+        parameters=[LaunchConfiguration('params_file'),
+                    {name: yaml.safe_load(text) for name, text in given.items() if text}],
+        ros_arguments=['--log-level', LaunchConfiguration('log_level')])]
+
+
+def generate_launch_description():
+    """Start planner_node."""
+    return LaunchDescription([
+        *ARGUMENTS,
+        *(DeclareLaunchArgument(name, default_value='',
+                                description=f'{text}; empty: as in params_file')
+          for name, text in PARAMETERS.items()),
+        OpaqueFunction(function=start)])
