@@ -15,6 +15,7 @@ from typing import NamedTuple
 from numba import njit
 import numpy as np
 
+from hp_inference.link.wire import CODEC_CODES
 from hp_inference.split.shares import ROBOT, SERVER
 from hp_planner.lattice import Lattice
 from hp_planner.steps import COMPUTE, make_steps, RECEIVE, SEND, Steps, Workspace
@@ -23,6 +24,7 @@ from hp_planner.steps import COMPUTE, make_steps, RECEIVE, SEND, Steps, Workspac
 (LATENCY, ENERGY, ROBOT_BUSY, SERVER_BUSY, RADIO_BUSY, UP_BYTES, DOWN_BYTES, ROBOT_PEAK,
  SERVER_PEAK) = range(9)
 FIGURES = 9
+JPEG = CODEC_CODES['jpeg']
 
 
 class Costs(NamedTuple):
@@ -176,6 +178,21 @@ def _peak(grid: Lattice, costs: Costs, steps: Steps, lanes: Lanes, side):
 
 
 @njit(cache=True, nogil=True)
+def _shared_pixels(grid: Lattice, costs: Costs, steps: Steps):
+    """Return the bytes of the copy of the image that a robot needs which also computes on it."""
+    sends, reads = False, False
+    for i in range(steps.counts[ROBOT]):
+        v = steps.value[ROBOT, i]
+        if steps.kind[ROBOT, i] == SEND:
+            sends = sends or v == 0
+        elif steps.kind[ROBOT, i] == COMPUTE:
+            for k in range(grid.first[v], grid.first[v + 1]):
+                reads = reads or grid.source[k] == 0
+    rows = steps.held[ROBOT, 0, 1] - steps.held[ROBOT, 0, 0]
+    return rows * costs.row_bytes[0] if sends and reads else 0.0
+
+
+@njit(cache=True, nogil=True)
 def simulate(grid: Lattice, costs: Costs, steps: Steps, codecs, rate, lanes: Lanes, figures):
     """
     Run the steps at a rate (bytes/s; 0: nothing gets through) and fill ``figures``.
@@ -250,6 +267,8 @@ def simulate(grid: Lattice, costs: Costs, steps: Steps, codecs, rate, lanes: Lan
     figures[ENERGY] = (costs.power[0] * waiting + costs.power[1] * talking
                        + costs.power[2] * figures[ROBOT_BUSY])
     figures[ROBOT_PEAK] = _peak(grid, costs, steps, lanes, ROBOT)
+    if codecs[0] == JPEG:
+        figures[ROBOT_PEAK] += _shared_pixels(grid, costs, steps)
     figures[SERVER_PEAK] = _peak(grid, costs, steps, lanes, SERVER)
 
 

@@ -39,7 +39,7 @@ def test_the_arrays_hold_the_rules_of_all_intervals(name):
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_arrays_hold_the_rules_of_random_nets(seed):
     check_all_intervals(random_net(seed))
 

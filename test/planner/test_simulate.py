@@ -5,7 +5,7 @@ The clock, against times worked out by hand.
 The image has 120 kB and travels in 1 s at 0.96 Mbit/s, other values (float32) in 4 s.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 import math
 
 from hypothesis import given, settings
@@ -187,6 +187,18 @@ def test_peaks_are_those_of_the_programs_but_for_memory_written_over(net, seed):
         program = compile_plan(layout, plan)[side]
         assert peak == Lifetimes(layout, program, kept).peak_bytes()
         assert peak >= Executor(layout, program).peak_bytes
+
+
+@pytest.mark.parametrize('overlap', [0, 8])
+def test_a_robot_that_computes_on_what_it_sends_as_jpeg_holds_a_copy_of_the_image(overlap):
+    layout = tiny('chain', 32)
+    half = tuple(rows // 2 for rows in layout.rows)
+    plan = Plan('p', (layout.rows[0], *half[1:]), (layout.rows[0], *(
+        max(0, rows - overlap) for rows in half[1:])), codecs={0: 'jpeg'})
+    executor = Executor(layout, compile_plan(layout, plan)[ROBOT])
+    plain = predict(setting_of(layout), replace(plan, codecs={}), 1).robot_peak_bytes
+    assert predict(setting_of(layout), plan, 1).robot_peak_bytes >= max(
+        executor.peak_bytes, plain + 1)
 
 
 RATES = np.geomspace(0.05, 1000, 40)
