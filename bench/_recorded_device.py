@@ -15,9 +15,9 @@ from scipy.optimize import nnls
 
 from hp_inference.graph.ir import Graph
 from hp_inference.graph.layout import Layout
-from hp_planner.device import DeviceProfile, OperatorTime, Power
-from hp_planner.setting import LinkModel
-from hp_planner.trace import durations, run_trace, Sample
+from hp_planner.profile.device import DeviceProfile, OperatorTime, Power
+from hp_planner.report.trace import durations, run_trace, Sample
+from hp_planner.timeline.setting import LinkModel
 
 ROBOT_ONLY, FULL_OFFLOAD = 'robot only', 'full offload'
 # The recorded transport: 8 ms per inference (a message each way) and 11.5 ms per 1e6 bytes, up and

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from hp_inference.graph.layout import Layout
-from hp_planner import timeline
-from hp_planner.lattice import Lattice, lattice
+from hp_planner.timeline import timeline
+from hp_planner.timeline.lattice import Lattice, lattice
 
 
 @contextmanager

@@ -27,14 +27,14 @@ from _recorded_halo import without_halos
 import numpy as np
 
 from hp_inference.split.plan import Plan
-from hp_planner.baselines import baselines
-from hp_planner.grid import default_grid, expected_costs, plan_table
-from hp_planner.loss import Loss
-from hp_planner.objective import Objective
-from hp_planner.setting import LinkModel, Setting
-from hp_planner.simulate import ENERGY, LATENCY
-from hp_planner.timeline import Population, Timeline
-from hp_planner.trace import Outcome, read_trace, run_trace, Sample, TraceError
+from hp_planner.loss.baselines import baselines
+from hp_planner.loss.grid import default_grid, expected_costs, plan_table
+from hp_planner.loss.objective import Objective
+from hp_planner.loss.search import Loss
+from hp_planner.report.trace import Outcome, read_trace, run_trace, Sample, TraceError
+from hp_planner.timeline.setting import LinkModel, Setting
+from hp_planner.timeline.simulate import ENERGY, LATENCY
+from hp_planner.timeline.timeline import Population, Timeline
 
 # This package's own messages between two processes over topics, as bench/topics.py measures them,
 # and the round trip of a Wi-Fi link without load.

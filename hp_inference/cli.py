@@ -234,8 +234,8 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from hp_inference.graph.models import ModelError
     from hp_inference.runtime.pixels import BadImage
     from hp_inference.split.errors import PlanError
-    from hp_planner.device import ProfileError
-    from hp_planner.setting import SettingError
+    from hp_planner.profile.device import ProfileError
+    from hp_planner.timeline.setting import SettingError
     return UserError, ModelError, CaptureError, PlanError, BadImage, ProfileError, SettingError
 
 

@@ -21,13 +21,13 @@ from hp_inference.nodes.worker import Worker
 from hp_inference.split.table import PlanTable
 from hp_msgs.msg import DeviceProfile as DeviceProfileMsg
 from hp_msgs.msg import PlanTable as PlanTableMsg
-from hp_planner.device import DeviceProfile, MAX_BYTES, ProfileError
-from hp_planner.grid import plan_table
-from hp_planner.loss import POLICIES
-from hp_planner.objective import OBJECTIVES
-from hp_planner.setting import LinkModel, Setting
+from hp_planner.loss.grid import plan_table
+from hp_planner.loss.objective import OBJECTIVES
+from hp_planner.loss.search import POLICIES
+from hp_planner.profile.device import DeviceProfile, MAX_BYTES, ProfileError
 from hp_planner.task import Task
-from hp_planner.timeline import Timeline
+from hp_planner.timeline.setting import LinkModel, Setting
+from hp_planner.timeline.timeline import Timeline
 
 SIDES = ('robot', 'server')
 # Characters of a text from another node that are passed on.

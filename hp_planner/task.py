@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from hp_inference.graph.layout import Layout
-from hp_planner.device import DeviceProfile, Power
-from hp_planner.grid import checked_grid, default_grid
-from hp_planner.objective import Objective
-from hp_planner.setting import LinkModel, Setting, SettingError
+from hp_planner.loss.grid import checked_grid, default_grid
+from hp_planner.loss.objective import Objective
+from hp_planner.profile.device import DeviceProfile, Power
+from hp_planner.timeline.setting import LinkModel, Setting, SettingError
 
 NEEDS_POWER = ('energy', 'energy_under_latency', 'weighted')
 WATTS = ('waiting_w', 'communicating_w', 'computing_w')

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-import os
 from pathlib import Path
 
 from hp_inference.commands import Outcome, UserError
-from hp_inference.commands.common import columns, open_subject
+from hp_inference.commands.common import check_writable, columns, open_subject
 from hp_inference.commands.progress import bar
-from hp_planner.device import DeviceProfile
-from hp_planner.grid import checked_grid, default_grid, plan_table
-from hp_planner.objective import Objective
-from hp_planner.setting import LinkModel, Setting
-from hp_planner.timeline import Timeline
+from hp_planner.loss.grid import checked_grid, default_grid, plan_table
+from hp_planner.loss.objective import Objective
+from hp_planner.profile.device import DeviceProfile
+from hp_planner.timeline.setting import LinkModel, Setting
+from hp_planner.timeline.timeline import Timeline
 
 # Rates in the summary; the file has all.
 SHOWN = 12
@@ -27,7 +26,7 @@ def run(args) -> Outcome:
     link = _link(args)
     profiles = [_profile(path) for path in (args.robot, args.server)]
     out = Path(args.out)
-    _check_writable(out)
+    check_writable(out)
     subject = open_subject(args)
     timeline = Timeline(Setting(subject.layout, *profiles, link))
     with bar(not args.json) as progress:
@@ -73,14 +72,6 @@ def _profile(path: str) -> DeviceProfile:
         return DeviceProfile.load(path)
     except OSError as error:
         raise UserError(f'can not read {path}: {error.strerror}') from error
-
-
-def _check_writable(path: Path) -> None:
-    """Raise UserError for a file that can't be written, before minutes are spent on it."""
-    place = path if path.exists() else path.parent
-    if path.is_dir() or not place.exists() or not os.access(place, os.W_OK):
-        raise UserError(f'can not write {path}: give --out a file in a folder that exists and '
-                        'may be written to')
 
 
 def _fastest(record: dict, i: int) -> tuple[str, float]:

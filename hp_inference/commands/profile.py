@@ -17,10 +17,10 @@ from hp_inference.graph.layout import Layout
 from hp_inference.runtime.executor import Executor, Trace
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan
-from hp_planner.device import DeviceProfile, Power
-from hp_planner.measure import profile, SHARES, UNKNOWN
-from hp_planner.power import find_meter, measure_power
-from hp_planner.sample import sample_image
+from hp_planner.profile.device import DeviceProfile, Power
+from hp_planner.profile.measure import NO_POWER, profile, SHARES
+from hp_planner.profile.power import find_meter, measure_power
+from hp_planner.profile.sample import sample_image
 
 SLOWEST = 8
 WATTS = ('waiting_w', 'communicating_w', 'computing_w')
@@ -88,7 +88,7 @@ def _power(args, layout: Layout, image: torch.Tensor) -> Power:
         if given:
             raise UserError('this machine has no power meter that may be read: give all of '
                             '--waiting-w, --communicating-w and --computing-w, or none')
-        return UNKNOWN
+        return NO_POWER
     frame = Executor(layout, compile_plan(layout, robot_only(layout))[0])
     try:
         measured = measure_power(meter, lambda: frame.run(None, image, Trace()))
@@ -127,7 +127,7 @@ def _lines(made: DeviceProfile, shares: dict[float, float | None]) -> list[str]:
         for name, speed in made.codecs.items() if name != 'none'))
     lines.append(f'a chunk costs its sender {1e6 * made.message_s:.0f} us and '
                  f'{1e9 * made.byte_s:.3f} ns per byte')
-    if made.power == UNKNOWN:
+    if made.power == NO_POWER:
         lines.append('power unknown: no meter was found; give --waiting-w, --communicating-w and '
                      '--computing-w to plan for energy')
     else:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hp_inference.commands import Outcome, UserError
 from hp_inference.split.errors import PlanError
-from hp_planner.pictures import write_pictures
-from hp_planner.table_file import read_table_file
+from hp_planner.report.pictures import write_pictures
+from hp_planner.report.table_file import read_table_file
 
 
 def run(args) -> Outcome:

@@ -8,8 +8,8 @@ from functools import partial
 
 from hp_inference.commands import Outcome, UserError
 from hp_inference.split.errors import PlanError
-from hp_planner import trace
-from hp_planner.table_file import label, read_table_file, TABLE, TableFile
+from hp_planner.report import trace
+from hp_planner.report.table_file import label, read_table_file, TABLE, TableFile
 
 HEAD = ('', 'mean ms', 'p95 ms', 'energy J', 'switches', 'inferences')
 

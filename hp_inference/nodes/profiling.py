@@ -57,7 +57,7 @@ class Profiling:
     def _measure(self) -> str:
         # Imported only now: hp_planner stands on this package, nodes included, so nothing here may
         # need it to be imported; and a node that is never asked to measure never loads it.
-        planner = importlib.import_module('hp_planner.profile_here')
+        planner = importlib.import_module('hp_planner.profile.here')
         return planner.profile_here(self._node.layout, self._progress).dumps()
 
     def _progress(self, what: str, done: int, of: int) -> None:

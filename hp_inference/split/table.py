@@ -33,7 +33,7 @@ class PlanTable:
     Plans by index, for one graph.
 
     ``choices``: which plan is in force from which bandwidth on, ascending; none for a table whose
-    plan somebody else chooses. ``record``: what planning knew, as JSON data that hp_planner.record
+    plan somebody else chooses. ``record``: what planning knew, as JSON data that hp_planner/report
     understands; it changes nothing that runs. ``digest`` (32 bytes) names the table on the wire,
     choices included, record not. Every plan in a table compiles.
     """

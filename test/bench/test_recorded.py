@@ -14,7 +14,7 @@ import torch
 
 from hp_inference.graph.capture import as_image_model, capture
 from hp_inference.graph.models import load_model
-from hp_planner.trace import Sample
+from hp_planner.report.trace import Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'bench'))

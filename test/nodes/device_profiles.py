@@ -2,7 +2,7 @@
 """Made-up device profiles of captured models."""
 
 from hp_inference.split.plan import EXACT_CODECS
-from hp_planner.device import CodecSpeed, DeviceProfile, OperatorTime, Power
+from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime, Power
 
 
 def profile_of(layout, whole_s: float, host: str = 'robot') -> DeviceProfile:

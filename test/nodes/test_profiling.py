@@ -23,7 +23,7 @@ from hp_msgs.msg import (  # noqa: E402
     PlanTable,
     TensorChunk,
 )
-from hp_planner import profile_here as module  # noqa: E402
+from hp_planner.profile import here as module  # noqa: E402
 
 pytestmark = pytest.mark.ros
 SUCCESS = TransitionCallbackReturn.SUCCESS

@@ -11,7 +11,7 @@ from nets import Net
 import numpy as np
 import pytest
 
-from hp_planner.device import CodecSpeed, DeviceProfile, OperatorTime, Power, ProfileError
+from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime, Power, ProfileError
 
 
 @pytest.fixture(scope='module')

@@ -9,7 +9,7 @@ import pytest
 from settings import NETS, real, small_swin, tiny
 
 from hp_inference.graph.rows import Rows
-from hp_planner.lattice import lattice
+from hp_planner.timeline.lattice import lattice
 
 
 def reads(grid, argument, rows, begin, end):

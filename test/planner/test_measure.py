@@ -11,9 +11,9 @@ import torch
 
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan, Compute
-from hp_planner import measure
-from hp_planner.device import DeviceProfile, Power
-from hp_planner.measure import OperatorBench, profile, row_counts, thread_time, wall_time
+from hp_planner.profile import measure
+from hp_planner.profile.device import DeviceProfile, Power
+from hp_planner.profile.measure import OperatorBench, profile, row_counts, thread_time, wall_time
 
 POWER = Power(4.7, 5.2, 14.0)
 

@@ -9,7 +9,7 @@ import torch
 
 from hp_inference.link.codecs import MIN_RATIO
 from hp_inference.link.wire import CHUNK_BYTES
-from hp_planner.measure_link import chunk_costs, CodecBench
+from hp_planner.profile.measure_link import chunk_costs, CodecBench
 
 
 @pytest.fixture(scope='module')

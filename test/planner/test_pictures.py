@@ -6,9 +6,9 @@ from PIL import Image
 import pytest
 import synthetic
 
-from hp_planner.pictures import lane_points, write_pictures
-from hp_planner.record import Record
-from hp_planner.table_file import read_table_file
+from hp_planner.report.pictures import lane_points, write_pictures
+from hp_planner.report.record import Record
+from hp_planner.report.table_file import read_table_file
 
 
 def written(folder, mbit_s=(), grid=synthetic.GRID, **changes):

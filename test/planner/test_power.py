@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from hp_planner.power import EnergyMeter, find_meter, measure_power, SampledMeter
+from hp_planner.profile.power import EnergyMeter, find_meter, measure_power, SampledMeter
 
 
 def write(folder, **files):

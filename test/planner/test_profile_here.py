@@ -4,11 +4,11 @@
 from nets import Net
 import pytest
 
-from hp_planner import profile_here as module
-from hp_planner.device import DeviceProfile
-from hp_planner.measure import UNKNOWN
-from hp_planner.power import SampledMeter
-from hp_planner.profile_here import profile_here
+from hp_planner.profile import here as module
+from hp_planner.profile.device import DeviceProfile
+from hp_planner.profile.here import profile_here
+from hp_planner.profile.measure import NO_POWER
+from hp_planner.profile.power import SampledMeter
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +32,7 @@ def test_the_profile_is_of_the_model_and_survives_as_text(layout, quick):
     made = profile_here(layout, lambda *progress: told.append(progress))
     made.check(layout)
     assert DeviceProfile.loads(made.dumps()) == made
-    assert made.power == UNKNOWN
+    assert made.power == NO_POWER
     assert told and all(0 <= done <= of for _, done, of in told)
 
 
@@ -50,7 +50,7 @@ def test_a_meter_that_fails_is_no_reason_to_fail(layout, quick):
         raise OSError('gone')
     quick.setattr(module, 'find_meter', lambda device: SampledMeter('a meter', fail))
     quick.setattr(module, 'measure_power', fail)
-    assert profile_here(layout, lambda *_: None).power == UNKNOWN
+    assert profile_here(layout, lambda *_: None).power == NO_POWER
 
 
 @pytest.mark.parametrize('metered', [False, True])

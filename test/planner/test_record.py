@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import synthetic
 
-from hp_planner.record import FIGURES, Record
-from hp_planner.record_json import RecordError
+from hp_planner.report.record import FIGURES, Record
+from hp_planner.report.record_json import RecordError
 
 RECORD = Record.from_json(synthetic.record())
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hp_inference.graph.rows import Rows
-from hp_planner import rowsets as rs
-from hp_planner.lattice import INTERVALS
+from hp_planner.timeline import rowsets as rs
+from hp_planner.timeline.lattice import INTERVALS
 
 SPOILT = 'spoilt'
 row = st.integers(0, 30)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from settings import POWER, profile_of, setting_of, tiny
 
-from hp_planner.device import Power, ProfileError
-from hp_planner.setting import bytes_per_s, LinkModel, Prediction, Setting, SettingError
+from hp_planner.profile.device import Power, ProfileError
+from hp_planner.timeline.setting import bytes_per_s, LinkModel, Prediction, Setting, SettingError
 
 LAYOUT = tiny('chain')
 

@@ -21,9 +21,9 @@ from hp_inference.runtime.lifetimes import Lifetimes
 from hp_inference.split.plan import full_offload, layer, Plan, random_plan, robot_only, uniform
 from hp_inference.split.program import compile_plan
 from hp_inference.split.shares import ROBOT, SERVER
-from hp_planner.device import CodecSpeed
-from hp_planner.simulate import ENERGY, LATENCY, RADIO_BUSY, ROBOT_BUSY, SERVER_BUSY
-from hp_planner.timeline import Population, predict, Timeline
+from hp_planner.profile.device import CodecSpeed
+from hp_planner.timeline.simulate import ENERGY, LATENCY, RADIO_BUSY, ROBOT_BUSY, SERVER_BUSY
+from hp_planner.timeline.timeline import Population, predict, Timeline
 
 RATE = 0.96
 IMAGE, VALUE = 120_000, 480_000

@@ -14,8 +14,8 @@ import synthetic
 from hp_inference.split.errors import PlanError
 from hp_inference.split.plan import full_offload, Plan, robot_only
 from hp_inference.split.table import Choice, PlanTable
-from hp_planner import table_file
-from hp_planner.table_file import label, read_table_file, TABLE
+from hp_planner.report import table_file
+from hp_planner.report.table_file import label, read_table_file, TABLE
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from nets import Net
 import pytest
 from test_device import profile_of
 
-from hp_planner.device import Power
-from hp_planner.grid import default_grid
-from hp_planner.objective import Objective
-from hp_planner.setting import LinkModel, SettingError
+from hp_planner.loss.grid import default_grid
+from hp_planner.loss.objective import Objective
+from hp_planner.profile.device import Power
 from hp_planner.task import Task
+from hp_planner.timeline.setting import LinkModel, SettingError
 
 DEFAULTS = {
     'objective': 'latency', 'latency_bound_ms': 0.0, 'latency_weight': 1.0, 'energy_weight': 1.0,

@@ -11,9 +11,9 @@ from settings import drawn_setting, NETS, profile_of, setting_of, tiny
 
 from hp_inference.split.errors import PlanError
 from hp_inference.split.plan import full_offload, make_plan, Plan, random_plan, robot_only
-from hp_planner import timeline as timeline_module
-from hp_planner.setting import SettingError
-from hp_planner.timeline import CODECS, LANES, Population, predict, Timeline
+from hp_planner.timeline import timeline as timeline_module
+from hp_planner.timeline.setting import SettingError
+from hp_planner.timeline.timeline import CODECS, LANES, Population, predict, Timeline
 
 RATES = (0, 0.3, 10, 900)
 LAYOUT = tiny('downsampling', 32)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from hp_planner import trace
-from hp_planner.trace import durations, read_trace, run_trace, Sample, TraceError
+from hp_planner.report import trace
+from hp_planner.report.trace import durations, read_trace, run_trace, Sample, TraceError
 
 
 def samples(*rates, step=1.0):

@@ -8,7 +8,7 @@ import torch
 from hp_inference.runtime.executor import Executor
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan
-from hp_planner.walk import Walk
+from hp_planner.profile.walk import Walk
 
 
 def values_of(walk, image):

@@ -18,8 +18,8 @@ from hp_inference.link.outbox import Outbox, SentSlice
 from hp_inference.link.wire import Chunk, CHUNK_BYTES, CODEC_CODES, Head, SliceSpec, to_wire
 from hp_inference.runtime.slices import slice_spec
 from hp_inference.split.program import Send
-from hp_planner.device import CodecSpeed, digits
-from hp_planner.walk import Held, Walk
+from hp_planner.profile.device import CodecSpeed, digits
+from hp_planner.profile.walk import Held, Walk
 
 # Of each value so many bytes from the middle are encoded.
 SAMPLE_BYTES = 8 * CHUNK_BYTES

@@ -15,7 +15,7 @@ import numpy as np
 
 from hp_inference.runtime.spans import Span
 from hp_inference.split.table_json import ALONE
-from hp_planner.record_json import Part, RecordError
+from hp_planner.report.record_json import Part, RecordError
 
 #: A curve's figures, one number per rate of the grid, and its numbers that no rate changes.
 FIGURES = ('latency_s', 'energy_j', 'robot_busy_s', 'server_busy_s', 'radio_busy_s')

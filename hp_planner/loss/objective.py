@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from hp_planner.setting import SettingError
-from hp_planner.simulate import (
+from hp_planner.timeline.setting import SettingError
+from hp_planner.timeline.simulate import (
     DOWN_BYTES,
     ENERGY,
     LATENCY,
@@ -64,6 +64,11 @@ class Objective:
             weight = getattr(self, field)
             if not 0 <= weight < math.inf:
                 raise SettingError(f'{field} is {weight!r}, expected 0 or more')
+
+    @property
+    def weighs_energy(self) -> bool:
+        """Whether the robot's power matters."""
+        return 'energy' in self.name or self.name == 'weighted' and self.energy_weight > 0
 
     def cost(self, figures: np.ndarray) -> np.ndarray:
         """Return the cost of each [..., figures] (infinite for what cannot run)."""

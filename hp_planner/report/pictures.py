@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 import numpy as np
 
 from hp_inference.show import timeline
-from hp_planner.record import Compromise, Point
-from hp_planner.table_file import label, TABLE, TableFile
+from hp_planner.report.record import Compromise, Point
+from hp_planner.report.table_file import label, TABLE, TableFile
 
 _INK, _PALE = '#333333', '#e4e4e4'
 _ROBOT, _SERVER = '#3b6fb6', '#d9822b'

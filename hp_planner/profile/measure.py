@@ -22,22 +22,22 @@ from hp_inference.runtime.executor import Executor
 from hp_inference.runtime.memory import keep_freed_memory
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan, Compute, Program
-from hp_planner.device import DeviceProfile, digits, OperatorTime, Power
-from hp_planner.measure_link import link_costs
-from hp_planner.sample import sample_image
-from hp_planner.walk import Held, Walk
+from hp_planner.profile.device import DeviceProfile, digits, OperatorTime, Power, UNKNOWN
+from hp_planner.profile.measure_link import link_costs
+from hp_planner.profile.sample import sample_image
+from hp_planner.profile.walk import Held, Walk
 
 SECONDS = 40.0
 # Of every operator and row count at least, and rounds through the network at most.
 LEAST_SAMPLES, MOST_ROUNDS = 3, 300
 SHARES = (0.25, 0.5, 0.75)
-UNKNOWN = Power(0.0, 0.0, 0.0, 'unknown')
+NO_POWER = Power(0.0, 0.0, 0.0, UNKNOWN)
 
 Progress = Callable[[str, int, int], None]
 Timer = Callable[[Callable[[], object]], tuple[object, float]]
 
 
-def profile(layout: Layout, image: torch.Tensor | None = None, power: Power = UNKNOWN,
+def profile(layout: Layout, image: torch.Tensor | None = None, power: Power = NO_POWER,
             seconds: float = SECONDS, progress: Progress = lambda what, done, of: None
             ) -> DeviceProfile:
     """

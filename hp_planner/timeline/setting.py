@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import math
 
 from hp_inference.graph.layout import Layout
-from hp_planner.device import DeviceProfile, Power
+from hp_planner.profile.device import DeviceProfile, Power
 
 
 class SettingError(ValueError):

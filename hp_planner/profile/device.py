@@ -20,6 +20,7 @@ FORMAT, KIND = 1, 'device_profile'
 MAX_BYTES = 64 << 20
 MOST = 1e100  # far above every figure, and far from where arithmetic overflows
 AGAIN = 'measure it again with hp profile'
+UNKNOWN = 'unknown'  # the source of watts that nobody measured or gave
 
 
 class ProfileError(ValueError):
@@ -44,6 +45,11 @@ class Power:
         for name in ('waiting_w', 'communicating_w', 'computing_w'):
             _number(getattr(self, name), f'power {name}', 'watts')
         _text(self.source, 'power source')
+
+    @property
+    def known(self) -> bool:
+        """Whether anybody measured or gave these watts."""
+        return self.source != UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from random import Random
 import numpy as np
 
 from hp_inference.split.plan import EXACT_CODECS, LOSSY_CODECS, Plan
-from hp_planner.objective import Objective
-from hp_planner.setting import bytes_per_s, SettingError
-from hp_planner.simulate import message_seconds
-from hp_planner.space import Genome, population, Space
-from hp_planner.timeline import CODECS, Timeline
+from hp_planner.loss.objective import Objective
+from hp_planner.loss.space import Genome, population, Space
+from hp_planner.timeline.setting import bytes_per_s, SettingError
+from hp_planner.timeline.simulate import message_seconds
+from hp_planner.timeline.timeline import CODECS, Timeline
 
 POLICIES = {'exact': EXACT_CODECS, 'lossy': EXACT_CODECS + LOSSY_CODECS}
 PARENTS, CHILDREN = 16, 64

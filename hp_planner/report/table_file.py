@@ -19,8 +19,8 @@ from hp_inference.split.table_json import (
     read_choices,
     read_object,
 )
-from hp_planner.record import Record
-from hp_planner.record_json import Part, RecordError
+from hp_planner.report.record import Record
+from hp_planner.report.record_json import Part, RecordError
 
 #: What the table itself is called among the baselines.
 TABLE = 'table'

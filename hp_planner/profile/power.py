@@ -18,7 +18,7 @@ from typing import Protocol
 
 import torch
 
-from hp_planner.device import digits, Power
+from hp_planner.profile.device import digits, Power
 
 BOARD_LABEL = 'VDD_IN'  # of a Jetson's three channels the one that feeds all
 SAMPLE_S = 0.05

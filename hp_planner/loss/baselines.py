@@ -11,10 +11,10 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from hp_inference.split.plan import full_offload, layer, Plan, robot_only
-from hp_planner.objective import Objective
-from hp_planner.setting import bytes_per_s
-from hp_planner.simulate import LATENCY, message_seconds
-from hp_planner.timeline import CODECS, Population, Timeline
+from hp_planner.loss.objective import Objective
+from hp_planner.timeline.setting import bytes_per_s
+from hp_planner.timeline.simulate import LATENCY, message_seconds
+from hp_planner.timeline.timeline import CODECS, Population, Timeline
 
 EXACT_BASELINES = ('robot_only', 'full_offload', 'whole_switch', 'layer_cut', 'minimum_cut')
 JPEG = 'full_offload_jpeg'

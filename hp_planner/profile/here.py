@@ -7,10 +7,10 @@ from hp_inference.graph.layout import Layout
 from hp_inference.runtime.executor import Executor, Trace
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan
-from hp_planner.device import DeviceProfile, Power
-from hp_planner.measure import profile, Progress, UNKNOWN
-from hp_planner.power import find_meter, measure_power
-from hp_planner.sample import sample_image
+from hp_planner.profile.device import DeviceProfile, Power
+from hp_planner.profile.measure import NO_POWER, profile, Progress
+from hp_planner.profile.power import find_meter, measure_power
+from hp_planner.profile.sample import sample_image
 
 
 def profile_here(layout: Layout, progress: Progress) -> DeviceProfile:
@@ -25,7 +25,7 @@ def profile_here(layout: Layout, progress: Progress) -> DeviceProfile:
 def _power(layout: Layout, progress: Progress) -> Power:
     meter = find_meter(str(layout.graph.device))
     if meter is None:
-        return UNKNOWN
+        return NO_POWER
     frame = Executor(layout, compile_plan(layout, robot_only(layout))[0])
     image = sample_image(layout.graph.input.shape)
 
@@ -35,4 +35,4 @@ def _power(layout: Layout, progress: Progress) -> Power:
     try:
         return measure_power(meter, compute)
     except OSError:  # a profile without power serves every objective but energy
-        return UNKNOWN
+        return NO_POWER

@@ -19,11 +19,11 @@ from hp_inference.link.wire import CHUNK_BYTES, chunk_bytes, CODEC_CODES
 from hp_inference.runtime.frames import Span
 from hp_inference.split.plan import Plan
 from hp_inference.split.program import compile_plan, Compute, Program, Send
-from hp_planner.lattice import Lattice, lattice
-from hp_planner.setting import bytes_per_s, Prediction, Setting
-from hp_planner.simulate import Costs, judge, Lanes, new_lanes, simulate
-from hp_planner.simulate import FIGURES as FIGURE_COUNT
-from hp_planner.steps import (
+from hp_planner.timeline.lattice import Lattice, lattice
+from hp_planner.timeline.setting import bytes_per_s, Prediction, Setting
+from hp_planner.timeline.simulate import Costs, judge, Lanes, new_lanes, simulate
+from hp_planner.timeline.simulate import FIGURES as FIGURE_COUNT
+from hp_planner.timeline.steps import (
     COMPUTE,
     new_steps,
     new_workspace,

@@ -15,8 +15,8 @@ import numpy as np
 
 from hp_inference.split.blocks import MIN_BLOCK_ROWS, PHASES
 from hp_inference.split.shares import ROBOT, SERVER
-from hp_planner import rowsets as rs
-from hp_planner.lattice import INTERVALS, Lattice
+from hp_planner.timeline import rowsets as rs
+from hp_planner.timeline.lattice import INTERVALS, Lattice
 
 COMPUTE, SEND, RECEIVE = 0, 1, 2
 # Most intervals of a value that one side sends, computes and receives: no plan has more steps.

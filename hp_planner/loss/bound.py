@@ -18,9 +18,9 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from hp_inference.split.shares import ROBOT, SERVER
-from hp_planner.objective import Objective
-from hp_planner.setting import bytes_per_s
-from hp_planner.timeline import CODECS, Timeline
+from hp_planner.loss.objective import Objective
+from hp_planner.timeline.setting import bytes_per_s
+from hp_planner.timeline.timeline import CODECS, Timeline
 
 
 @dataclass

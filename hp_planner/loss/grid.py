@@ -9,35 +9,27 @@ wherever the best plan changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 import math
 import time
 
 import numpy as np
 
-from hp_inference import __version__
 from hp_inference.split.plan import Plan, robot_only
 from hp_inference.split.table import PlanTable
 from hp_inference.split.table_json import Choice
-from hp_planner.baselines import baselines
-from hp_planner.bound import Bound
-from hp_planner.device import DeviceProfile
-from hp_planner.loss import Loss, Progress
-from hp_planner.objective import Objective, OUTSIDE
-from hp_planner.pareto import pareto
-from hp_planner.setting import SettingError
-from hp_planner.simulate import (
-    DOWN_BYTES,
-    ENERGY,
+from hp_planner.loss.account import account
+from hp_planner.loss.baselines import baselines
+from hp_planner.loss.objective import Objective, OUTSIDE
+from hp_planner.loss.pareto import pareto
+from hp_planner.loss.search import Loss, Progress
+from hp_planner.timeline.setting import SettingError
+from hp_planner.timeline.simulate import (
     LATENCY,
-    RADIO_BUSY,
-    ROBOT_BUSY,
     ROBOT_PEAK,
-    SERVER_BUSY,
     SERVER_PEAK,
-    UP_BYTES,
 )
-from hp_planner.timeline import Population, Timeline
+from hp_planner.timeline.timeline import Population, Timeline
 
 LEAST_MBIT_S, MOST_MBIT_S, POINTS = 0.5, 1000.0, 31
 # Rates at which plans compete, per interval of the grid.
@@ -48,10 +40,6 @@ WORTH = 0.003
 # Where an uncertain rate is tried, in standard deviations of its logarithm.
 SPREAD = (-1.5, -0.75, 0.0, 0.75, 1.5)
 MOST_SWING = 2.0
-CURVES = {'latency_s': LATENCY, 'energy_j': ENERGY, 'robot_busy_s': ROBOT_BUSY,
-          'server_busy_s': SERVER_BUSY, 'radio_busy_s': RADIO_BUSY}
-NUMBERS = {'up_bytes': UP_BYTES, 'down_bytes': DOWN_BYTES, 'robot_peak_bytes': ROBOT_PEAK,
-           'server_peak_bytes': SERVER_PEAK}
 
 
 def default_grid() -> list[float]:
@@ -118,6 +106,10 @@ def plan_table(timeline: Timeline, objective: Objective, mbit_s: Sequence[float]
     """
     if not 0 <= swing <= MOST_SWING:
         raise SettingError(f'a swing of {swing} makes no sense, expected 0 to {MOST_SWING}')
+    if objective.weighs_energy and not timeline.setting.power.known:
+        raise SettingError(f"objective {objective.name} needs the robot's power, which its "
+                           'profile does not know: measure again with hp profile --waiting-w W '
+                           '--communicating-w W --computing-w W')
     begun = time.monotonic()
     grid = checked_grid(mbit_s)
     loss = Loss(timeline, objective, policy, seed)
@@ -145,7 +137,7 @@ def plan_table(timeline: Timeline, objective: Objective, mbit_s: Sequence[float]
     choices = [Choice(fine[i], order.index(int(best[i]))) for i in changes]
     shown = sorted({*grid, *(fine[i] for i in changes)})
     places = [fine.index(rate) for rate in shown]
-    record = _record(timeline, loss, objective, shown, figures[:, places], every, best[places],
+    record = account(timeline, loss, objective, shown, figures[:, places], every, best[places],
                      {name: [plans[i] for i in places] for name, plans in rivals.items()},
                      table_plans)
     record['swing'] = swing
@@ -202,65 +194,3 @@ def _check_reachable(objective: Objective, figures, costs, rates: list[float]) -
         f'has a latency of {best[LATENCY] * 1e3:.1f} ms, {best[ROBOT_PEAK] / 1e6:.1f} MB of values '
         f'on the robot and {best[SERVER_PEAK] / 1e6:.1f} MB on the server at {rates[rate]:g} '
         f'Mbit/s; the least latency is {figures[:, :, LATENCY].min() * 1e3:.1f} ms: allow more')
-
-
-def _record(timeline: Timeline, loss: Loss, objective: Objective, grid: list[float],
-            figures: np.ndarray, every: list[Plan], best: np.ndarray,
-            rivals: dict[str, list[Plan]], table_plans: list[Plan]) -> dict:
-    """Return what hp_planner.record reads; ``figures``: [plans, rates of the grid, figures]."""
-    setting = timeline.setting
-    kept = {plan.name for plan in table_plans}
-    named = kept | {plan.name for plans in rivals.values() for plan in plans}
-    bound = Bound(timeline, Objective('latency'), loss.codecs)
-    choices = []
-    for i, rate in enumerate(grid):
-        plan = every[best[i]]
-        choices.append({
-            'mbit_s': rate, 'plan': plan.name, 'latency_s': float(figures[best[i], i, LATENCY]),
-            'energy_j': float(figures[best[i], i, ENERGY]), 'bound_s': bound.at(rate),
-            'lanes': [asdict(span) for span in merged(timeline.lanes(plan, rate))]})
-    return {
-        'version': __version__, 'objective': objective.name,
-        'latency_bound_ms': (None if objective.latency_bound_s is None
-                             else objective.latency_bound_s * 1e3),
-        'weights': ([objective.latency_weight, objective.energy_weight]
-                    if objective.name == 'weighted' else None),
-        'policy': loss.policy, 'link': asdict(setting.link), 'power': asdict(setting.power),
-        'robot': _provenance(setting.robot), 'server': _provenance(setting.server), 'grid': grid,
-        'curves': {plan.name: _curve(figures[i]) for i, plan in enumerate(every)
-                   if plan.name in named},
-        'baselines': {name: [plan.name for plan in plans] for name, plans in rivals.items()},
-        'others': [plan.to_json() for plan in every
-                   if plan.name in named and plan.name not in kept],
-        'choices': choices, 'depth': _depth(timeline), 'pareto': None}
-
-
-def _curve(figures: np.ndarray) -> dict:
-    """Return one plan's figures over the grid; [rates, figures]."""
-    return {**{name: figures[:, i].tolist() for name, i in CURVES.items()},
-            **{name: float(figures[-1, i]) for name, i in NUMBERS.items()}}
-
-
-def _provenance(profile: DeviceProfile) -> dict:
-    return {'device': profile.device, 'host': profile.host, 'date': profile.date,
-            'whole_s': profile.whole_s, 'threads': profile.threads}
-
-
-def _depth(timeline: Timeline) -> list[int]:
-    """Return the values whose operators take more than their share of the robot's time."""
-    grid, costs = timeline.grid, timeline.costs
-    whole = costs.compute[0, grid.at_row + grid.rows]
-    return [int(v) for v in np.flatnonzero(whole >= whole.mean())]
-
-
-def merged(spans: list, gap_s: float = 1e-5) -> list:
-    """Return spans with consecutive computing on a side made one."""
-    made: list = []
-    for span in spans:
-        if (made and span.lane in ('robot', 'server') and made[-1].lane == span.lane
-                and span.start_s - made[-1].start_s - made[-1].duration_s < gap_s):
-            made[-1] = replace(made[-1], label='compute',
-                               duration_s=span.start_s + span.duration_s - made[-1].start_s)
-        else:
-            made.append(span)
-    return made

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from hp_planner.lattice import INTERVALS
+from hp_planner.timeline.lattice import INTERVALS
 
 SIZE = 1 + 2 * INTERVALS
 

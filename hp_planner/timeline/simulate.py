@@ -17,8 +17,8 @@ import numpy as np
 
 from hp_inference.link.wire import CODEC_CODES
 from hp_inference.split.shares import ROBOT, SERVER
-from hp_planner.lattice import Lattice
-from hp_planner.steps import COMPUTE, make_steps, RECEIVE, SEND, Steps, Workspace
+from hp_planner.timeline.lattice import Lattice
+from hp_planner.timeline.steps import COMPUTE, make_steps, RECEIVE, SEND, Steps, Workspace
 
 # What `simulate` writes, in this order (see setting.Prediction).
 (LATENCY, ENERGY, ROBOT_BUSY, SERVER_BUSY, RADIO_BUSY, UP_BYTES, DOWN_BYTES, ROBOT_PEAK,

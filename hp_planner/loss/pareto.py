@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from hp_planner.loss import Judged, Loss, Progress
-from hp_planner.objective import Objective
-from hp_planner.simulate import (
+from hp_planner.loss.objective import Objective
+from hp_planner.loss.search import Judged, Loss, Progress
+from hp_planner.timeline.simulate import (
     ENERGY,
     LATENCY,
     RADIO_BUSY,
@@ -22,7 +22,7 @@ from hp_planner.simulate import (
     ROBOT_PEAK,
     SERVER_BUSY,
 )
-from hp_planner.timeline import Population, Timeline
+from hp_planner.timeline.timeline import Population, Timeline
 
 # Points closer than this in all four figures are one point.
 RESOLUTION = 0.02

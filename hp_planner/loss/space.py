@@ -18,8 +18,8 @@ from numba import njit
 import numpy as np
 
 from hp_inference.split.plan import BLOCK_COUNTS
-from hp_planner.lattice import Lattice
-from hp_planner.timeline import Population
+from hp_planner.timeline.lattice import Lattice
+from hp_planner.timeline.timeline import Population
 
 EXCHANGE, RECOMPUTE = 0, 1
 MOST_STRETCHES = 16
