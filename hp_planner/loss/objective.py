@@ -73,11 +73,12 @@ class Objective:
     def cost(self, figures: np.ndarray) -> np.ndarray:
         """Return the cost of each [..., figures] (infinite for what cannot run)."""
         cost = self.plain(figures)
+        latency = np.where(np.isfinite(figures[..., LATENCY]), figures[..., LATENCY], 1.0)
         for figure, limit in (
                 (figures[..., LATENCY], self.latency_bound_s),
                 (figures[..., ROBOT_PEAK], self.robot_bytes),
                 (figures[..., SERVER_PEAK], self.server_bytes),
-                ((figures[..., UP_BYTES] + figures[..., DOWN_BYTES]) / figures[..., LATENCY]
+                ((figures[..., UP_BYTES] + figures[..., DOWN_BYTES]) / latency
                  if self.link_bytes_per_s else None, self.link_bytes_per_s)):
             if limit is not None:
                 # A little over a limit is no reason: rounding is.

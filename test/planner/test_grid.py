@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables over a grid: never worse than a baseline, few plans, readable, loadable."""
+
+import math
+
+import pytest
+from settings import drawn_setting, POWER, profile_of, setting_of, tiny
+
+from hp_inference.split.table import PlanTable
+from hp_planner.loss.grid import checked_grid, default_grid, expected_costs, FINE, plan_table
+from hp_planner.loss.objective import Objective
+from hp_planner.profile.device import Power
+from hp_planner.report.record import Record
+from hp_planner.timeline.setting import SettingError
+from hp_planner.timeline.timeline import Population, Timeline
+
+GRID = [0.5, 1.0, 2.0, 5.0, 12.0, 40.0, 300.0]
+OBJECTIVES = [Objective(), Objective('energy'), Objective('throughput')]
+
+
+@pytest.mark.parametrize('objective', OBJECTIVES, ids=lambda o: o.name)
+@pytest.mark.parametrize('policy', ['exact', 'lossy'])
+def test_at_every_rate_the_table_costs_at_most_what_every_baseline_costs(objective, policy):
+    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
+    table = plan_table(timeline, objective, GRID, policy)
+    record = table.record
+    others = {plan['name']: plan for plan in record['others']}
+    plans = {plan.name: plan for plan in table.plans}
+    for name, data in others.items():
+        plans[name] = type(table.plans[0]).from_json(data, timeline.setting.layout)
+    for i, rate in enumerate(record['grid']):
+        mine = objective.cost(timeline.figures(Population.of(
+            [table.plans[table.choose(rate)]]), [rate]))[0, 0]
+        for names in record['baselines'].values():
+            theirs = objective.cost(timeline.figures(Population.of([plans[names[i]]]), [rate]))
+            assert mine <= theirs[0, 0] * (1 + 1e-12)
+
+
+def test_the_record_is_what_the_reports_read_and_the_table_survives_its_file():
+    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
+    table = plan_table(timeline, Objective(), GRID, pareto_mbit_s=5.0)
+    record = Record.from_json(table.record)
+    assert set(GRID) <= set(record.grid)
+    for point in record.points:
+        assert point.latency_s == pytest.approx(
+            timeline.predict(table.plans[table.index(point.plan)], point.mbit_s).latency_s)
+        assert point.latency_s >= point.bound_s * (1 - 1e-9)
+        assert table.plans[table.choose(point.mbit_s)].name == point.plan
+    again = PlanTable.loads(table.dumps(), timeline.setting.layout)
+    assert (again.digest, again.choices, again.record) == (
+        table.digest, table.choices, table.record)
+    assert again.plans == table.plans
+    assert table.plans[0].name == 'robot_only'
+    assert len({plan.name for plan in table.plans}) == len(table.plans) <= len(GRID) + 3
+
+
+def test_progress_is_told_and_the_same_seed_gives_the_same_table():
+    timeline, told = Timeline(drawn_setting(tiny('chain', 32), 3)), []
+    made = [plan_table(timeline, Objective(), GRID, seed=5,
+                       progress=lambda *news: told.append(news)) for _ in range(2)]
+    assert made[0].digest == made[1].digest
+    assert ('planning', 2 * len(GRID), 2 * len(GRID)) in told
+
+
+def test_with_a_swing_the_expected_cost_is_least_and_a_small_swing_changes_little():
+    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
+    plain, swung = (plan_table(timeline, Objective(), GRID, swing=swing) for swing in (0.0, 0.6))
+    for rate in GRID[1:-1]:
+        plans = [table.plans[table.choose(rate)] for table in (swung, plain)]
+        mine, other = expected_costs(timeline, Objective(), plans, [rate], 0.6)[:, 0]
+        assert mine <= other * 1.003
+    with pytest.raises(SettingError, match='swing'):
+        plan_table(timeline, Objective(), GRID, swing=-0.1)
+
+
+@pytest.mark.parametrize('rates, message', [
+    ([], 'empty'), ([1.0, math.nan], 'makes no sense'), ([-1.0], 'makes no sense'),
+    ([math.inf], 'makes no sense')])
+def test_what_is_no_grid_is_refused(rates, message):
+    with pytest.raises(SettingError, match=message):
+        checked_grid(rates)
+
+
+def test_rate_zero_means_the_robot_alone():
+    assert checked_grid([20.0, 0.0, 5.0, 5.0]) == [5.0, 20.0]
+    timeline = Timeline(drawn_setting(tiny('chain', 32), 3))
+    table = plan_table(timeline, Objective(), [0.0, 5.0, 20.0])
+    assert table.plans[table.choose(0.0)].name == 'robot_only'
+    alone = plan_table(timeline, Objective(), [0.0])
+    assert alone.plans[alone.choose(0.0)].name == 'robot_only'
+
+
+def test_the_usual_grid_is_log_spaced_from_half_a_megabit_to_a_gigabit():
+    grid = default_grid()
+    assert (len(grid), grid[0], grid[-1]) == (31, 0.5, 1000.0)
+    steps = [after / before for before, after in zip(grid, grid[1:])]
+    assert max(steps) / min(steps) < 1.01
+    assert FINE > 1
+
+
+def test_a_bound_that_no_plan_reaches_says_what_could_be_reached():
+    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
+    with pytest.raises(SettingError, match=r'the least latency is [\d.]+ ms: allow more'):
+        plan_table(timeline, Objective('energy_under_latency', latency_bound_s=1e-9), GRID)
+
+
+def test_energy_is_not_planned_for_where_nobody_knows_the_power():
+    layout = tiny('chain')
+    unknown = profile_of(layout, power=Power(0.0, 0.0, 0.0, 'unknown'))
+    timeline = Timeline(setting_of(layout, unknown))
+    with pytest.raises(SettingError, match='--computing-w'):
+        plan_table(timeline, Objective('energy'), GRID)
+    assert plan_table(timeline, Objective(), [5.0, 20.0]).choices
+    assert POWER.known
