@@ -53,7 +53,7 @@ def checked_grid(mbit_s: Sequence[float]) -> list[float]:
     if wrong:
         raise SettingError(f'a bandwidth of {wrong[0]} Mbit/s makes no sense, expected finite '
                            'numbers from 0 on')
-    if not mbit_s:
+    if not len(mbit_s):
         raise SettingError('the bandwidth grid is empty: give at least one rate in Mbit/s')
     # A table always holds the robot's own plan, in force where there is no link.
     return sorted({float(rate) for rate in mbit_s if rate}) or [LEAST_MBIT_S]
