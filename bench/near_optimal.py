@@ -3,8 +3,8 @@
 The plan of LOSS against every plan of small graphs: chains, and two nets with a way around.
 
 Enumerated: nine shares for each value, cut there (fewer for the longest chain: as many as give less
-than a million plans), at six bandwidths. LOSS may also recompute halos and send in row blocks, so it
-can be under that optimum.
+than a million plans), at six bandwidths. LOSS may also recompute halos and send in row blocks, so
+it can be under that optimum.
 """
 
 from __future__ import annotations

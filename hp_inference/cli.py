@@ -22,6 +22,7 @@ from hp_inference.commands import Outcome, UserError
 
 WRONG, BAD_USE, INTERRUPTED = 1, 2, 130
 MAX_SIDE = 16384
+MAX_THREADS = 1024
 
 MODEL_HELP = ('torchvision:NAME, torchvision:NAME.PART, package.module:factory, '
               'path/file.py:factory or file.pt2')
@@ -86,15 +87,17 @@ def _amount(text: str) -> float:
     return amount
 
 
-def _count(least: int):
+def _count(least: int, most: int = 2 ** 63 - 1):
     def count(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = least - 1
         # PyTorch takes no larger seed.
-        if not least <= number < 2 ** 63:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least} on')
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(
+                f'{text!r} is not a whole number from {least} '
+                + (f'to {most}' if most <= MAX_THREADS else 'on'))
         return number
     return count
 
@@ -128,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
                               "ImageNet's, else 0)")
         sub.add_argument('--std', type=_numbers, metavar='S,S,S',
                          help="normalisation per channel (for colour ImageNet's, else 1)")
-        sub.add_argument('--threads', type=_count(1), metavar='N',
+        sub.add_argument('--threads', type=_count(1, MAX_THREADS), metavar='N',
                          help="threads that PyTorch computes with (PyTorch's default)")
         return sub
 

@@ -20,7 +20,7 @@ def hp(capsys, monkeypatch, tmp_path):
     ('graph tiny.py:classes --input 2,3,24,32', "'2,3,24,32' is not 1,C,H,W"),
     ('graph tiny.py:classes --input 1,3,x,32', "'1,3,x,32' is not 1,C,H,W"),
     ('graph tiny.py:classes --input 1,3,24,99999', 'sizes up to 16384'),
-    ('graph tiny.py:classes --threads 0', "'0' is not a whole number from 1 on"),
+    ('graph tiny.py:classes --threads 0', "'0' is not a whole number from 1 to 1024"),
     ('graph tiny.py:classes --mean 1,nan,2', "'1,nan,2' is not one number per channel"),
     ('graph tiny.py:classes --mean 1,2', 'do not fit 3 channels'),
     ('graph tiny.py:classes --std 1,0,1', 'std not 0'),

@@ -88,7 +88,7 @@ def test_a_meter_that_fails_is_named(hp, monkeypatch):
     ('--computing-w nan', 'not a number from 0 on'),
     ('--device tpu', 'no device, expected cpu, cuda or cuda:N'),
     ('--device meta', 'no device, expected cpu, cuda or cuda:N'),
-    ('--threads 0', 'whole number from 1 on'),
+    ('--threads 0', 'whole number from 1 to 1024'),
     ('--image none.png', 'can not read none.png'),
 ])
 def test_bad_options_are_refused(hp, more, complaint):

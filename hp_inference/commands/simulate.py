@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from hp_inference.commands import Outcome, UserError
@@ -43,10 +43,11 @@ def run(args) -> Outcome:
 def along(table: TableFile, approach: str, samples: list[trace.Sample]) -> trace.Outcome:
     """Return what the table, or one of its baselines, comes to along a trace."""
     record = table.record
-    return trace.run_trace(
+    outcome = trace.run_trace(
         samples, partial(table.plan_at, approach),
         lambda plan, rate: (record.latency_at(plan, rate), record.energy_at(plan, rate)),
         record.waiting_w)
+    return outcome if record.power_known else replace(outcome, energy_j=None)
 
 
 def _lines(found: dict[str, trace.Outcome]) -> list[str]:

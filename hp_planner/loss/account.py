@@ -10,7 +10,7 @@ import numpy as np
 from hp_inference import __version__
 from hp_inference.split.plan import Plan
 from hp_planner.loss.bound import Bound
-from hp_planner.loss.objective import Objective
+from hp_planner.loss.objective import Objective, OUTSIDE
 from hp_planner.loss.search import Loss
 from hp_planner.profile.device import DeviceProfile
 from hp_planner.timeline.simulate import (
@@ -51,6 +51,7 @@ def account(timeline: Timeline, loss: Loss, objective: Objective, grid: list[flo
         choices.append({
             'mbit_s': rate, 'plan': plan.name, 'latency_s': float(figures[best[i], i, LATENCY]),
             'energy_j': float(figures[best[i], i, ENERGY]), 'bound_s': bound.at(rate),
+            'kept': bool(objective.cost(figures[best[i], i]) < OUTSIDE),
             'lanes': [asdict(span) for span in merged(timeline.lanes(plan, rate))]})
     return {
         'version': __version__, 'objective': objective.name,

@@ -32,6 +32,7 @@ from hp_planner.timeline.simulate import (
 from hp_planner.timeline.timeline import Population, Timeline
 
 LEAST_MBIT_S, MOST_MBIT_S, POINTS = 0.5, 1000.0, 31
+LOWEST_MBIT_S, HIGHEST_MBIT_S = 1e-3, 1e6
 # Rates at which plans compete, per interval of the grid.
 FINE = 8
 # A plan that is nowhere better than the others by more than this share is left out of the table:
@@ -49,10 +50,10 @@ def default_grid() -> list[float]:
 
 def checked_grid(mbit_s: Sequence[float]) -> list[float]:
     """Return rates ascending, each once, without 0 (there the robot is alone); SettingError."""
-    wrong = [rate for rate in mbit_s if not 0 <= rate < math.inf]
+    wrong = [rate for rate in mbit_s if rate and not LOWEST_MBIT_S <= rate <= HIGHEST_MBIT_S]
     if wrong:
-        raise SettingError(f'a bandwidth of {wrong[0]} Mbit/s makes no sense, expected finite '
-                           'numbers from 0 on')
+        raise SettingError(f'a bandwidth of {wrong[0]} Mbit/s makes no sense, expected 0 or '
+                           f'{LOWEST_MBIT_S:g} to {HIGHEST_MBIT_S:g}')
     if not len(mbit_s):
         raise SettingError('the bandwidth grid is empty: give at least one rate in Mbit/s')
     # A table always holds the robot's own plan, in force where there is no link.
@@ -110,6 +111,8 @@ def plan_table(timeline: Timeline, objective: Objective, mbit_s: Sequence[float]
         raise SettingError(f"objective {objective.name} needs the robot's power, which its "
                            'profile does not know: measure again with hp profile --waiting-w W '
                            '--communicating-w W --computing-w W')
+    if pareto_mbit_s is not None and not checked_grid([pareto_mbit_s]) == [pareto_mbit_s]:
+        raise SettingError('a Pareto front is for a bandwidth above 0')
     begun = time.monotonic()
     grid = checked_grid(mbit_s)
     loss = Loss(timeline, objective, policy, seed)

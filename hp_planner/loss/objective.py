@@ -65,6 +65,9 @@ class Objective:
             if not 0 <= weight < math.inf:
                 raise SettingError(f'{field} is {weight!r}, expected 0 or more')
 
+        if self.name == 'weighted' and not self.latency_weight + self.energy_weight:
+            raise SettingError('objective weighted needs a weight above 0 of latency or energy')
+
     @property
     def weighs_energy(self) -> bool:
         """Whether the robot's power matters."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -41,21 +42,24 @@ def write_pictures(table: TableFile, folder: Path, mbit_s: Sequence[float] = ())
     Write the pictures of a table as PNG files into a folder, and return their paths.
 
     ``mbit_s``: where to draw the time line, at the nearest rates of the grid; without any, at a
-    few rates at which something travels. Raises OSError.
+    few rates at which something travels. No energy where nobody knows the robot's power. Raises
+    OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record, written = table.record, []
-    drawn = [(name, _against_bandwidth(table, *about)) for name, about in _CURVES.items()]
-    if record.depth:
-        drawn.append(('shares', _shares(table)))
-    if record.pareto:
-        drawn.append(('pareto', _pareto(table)))
-    for name, figure in drawn:
-        written.append(folder / f'{name}.png')
-        figure.savefig(written[-1])
-    written.append(folder / 'timeline.png')
-    timeline.draw([_panel(point) for point in lane_points(record.points, mbit_s)], written[-1],
-                  f'{table.model}, predicted')
+    with rc_context({'text.parse_math': False}):  # names are names, whatever is in them
+        drawn = [(name, _against_bandwidth(table, *about)) for name, about in _CURVES.items()
+                 if name != 'energy' or record.power_known]
+        if record.depth:
+            drawn.append(('shares', _shares(table)))
+        if record.pareto:
+            drawn.append(('pareto', _pareto(table)))
+        for name, figure in drawn:
+            written.append(folder / f'{name}.png')
+            figure.savefig(written[-1])
+        written.append(folder / 'timeline.png')
+        timeline.draw([_panel(point) for point in lane_points(record.points, mbit_s)],
+                      written[-1], f'{table.model}, predicted')
     return written
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from hp_inference.runtime.spans import Span
 from hp_inference.split.table_json import ALONE
+from hp_planner.profile.device import UNKNOWN
 from hp_planner.report.record_json import Part, RecordError
 
 #: A curve's figures, one number per rate of the grid, and its numbers that no rate changes.
@@ -115,7 +116,8 @@ class Record:
     ``policy``: which codecs plans might use (exact, lossy). ``grid``: Mbit/s, ascending.
     ``curves``: by plan name. ``baselines``: per baseline the name of its plan at each rate of the
     grid. ``points``: the table's own, one per rate of the grid. ``depth``: the values along which
-    a plan's shares are shown. ``waiting_w``: the robot's power while it waits.
+    a plan's shares are shown. ``waiting_w``: the robot's power while it waits;
+    ``power_known``: whether anybody measured or gave it, without which energies say nothing.
     """
 
     objective: str
@@ -126,6 +128,7 @@ class Record:
     points: tuple[Point, ...]
     depth: tuple[int, ...]
     waiting_w: float
+    power_known: bool
     pareto: tuple[Compromise, ...]
     pareto_mbit_s: float | None
 
@@ -144,6 +147,7 @@ class Record:
             {name: _curve(curves.part(name), grid) for name in known},
             {name: baselines.names(name, len(grid), known) for name in baselines.data},
             _points(top, grid, known), top.places('depth'), top.part('power').number('waiting_w'),
+            top.part('power').data.get('source') != UNKNOWN,
             () if pareto is None else tuple(map(_compromise, pareto.parts('points'))),
             None if pareto is None else pareto.number('mbit_s', above=True))
 

@@ -15,6 +15,7 @@ from hp_inference.split.errors import shown
 
 COLUMNS = ('time_s', 'mbit_s')
 MAX_BYTES = 64 << 20
+MOST_MBIT_S = 1e6
 #: A step longer than this many usual steps is a gap: nobody knows what the link did meanwhile.
 GAP_STEPS = 10
 # An inference of which this part is left has ended: the rest is rounding.
@@ -93,9 +94,9 @@ def _sample(line: str, places: list[int], where: str) -> Sample:
             number = float(text)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number) or name == 'mbit_s' and number < 0:
+        if not math.isfinite(number) or name == 'mbit_s' and not 0 <= number <= MOST_MBIT_S:
             raise TraceError(f'{where}: {name} is {text[:40]!r}, expected a finite number'
-                             + (' from 0 on' if name == 'mbit_s' else ''))
+                             + (f' from 0 to {MOST_MBIT_S:g}' if name == 'mbit_s' else ''))
         numbers.append(number)
     return Sample(*numbers)
 

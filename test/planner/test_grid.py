@@ -112,3 +112,20 @@ def test_energy_is_not_planned_for_where_nobody_knows_the_power():
         plan_table(timeline, Objective('energy'), GRID)
     assert plan_table(timeline, Objective(), [5.0, 20.0]).choices
     assert POWER.known
+
+
+def test_choices_say_where_a_limit_can_not_be_kept():
+    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
+    free = plan_table(timeline, Objective(), GRID).record['choices']
+    slow, fast = free[0]['latency_s'], free[-1]['latency_s']
+    bound = (slow + fast) / 2
+    bounded = plan_table(timeline, Objective(latency_bound_s=bound), GRID).record['choices']
+    assert {choice['kept'] for choice in bounded} == {True, False}
+    assert all(choice['kept'] == (choice['latency_s'] <= bound * (1 + 1e-9)) for choice in bounded)
+    assert all(choice['kept'] for choice in free)
+
+
+def test_a_front_without_a_link_is_refused_before_the_work():
+    timeline = Timeline(drawn_setting(tiny('chain', 32), 3))
+    with pytest.raises(SettingError, match='above 0'):
+        plan_table(timeline, Objective(), GRID, pareto_mbit_s=0.0)

@@ -13,7 +13,14 @@ from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan, Compute
 from hp_planner.profile import measure
 from hp_planner.profile.device import DeviceProfile, Power
-from hp_planner.profile.measure import OperatorBench, profile, row_counts, thread_time, wall_time
+from hp_planner.profile.measure import (
+    frame_seconds,
+    OperatorBench,
+    profile,
+    row_counts,
+    thread_time,
+    wall_time,
+)
 
 POWER = Power(4.7, 5.2, 14.0)
 
@@ -142,3 +149,10 @@ def test_progress_goes_up_to_the_end(layout, monkeypatch):
         assert steps == sorted(steps), what
         assert steps[-1][0] == steps[-1][1] > 0, what
     assert len(seen) == 2
+
+
+def test_a_frame_takes_what_was_computed_and_what_a_quota_adds_but_not_what_others_took():
+    quiet, noisy = [(1.0, 1.0)] * 5, [(3.0, 1.1), (2.0, 1.0), (5.0, 1.2)]
+    assert frame_seconds([*quiet, *noisy]) == pytest.approx(1.0)
+    assert frame_seconds([(2.0, 1.0)] * 8) == pytest.approx(2.0)
+    assert frame_seconds([0.9, 1.0, 7.0]) == 1.0

@@ -39,7 +39,8 @@ def test_what_cannot_run_costs_without_end():
     ({'name': 'speed'}, 'not known'), ({'name': 'energy_under_latency'}, 'needs a latency bound'),
     ({'latency_bound_s': 0.0}, 'more than 0'), ({'robot_bytes': math.nan}, 'more than 0'),
     ({'link_bytes_per_s': math.inf}, 'more than 0'), ({'energy_weight': -1.0}, '0 or more'),
-    ({'latency_weight': math.nan}, '0 or more')])
+    ({'latency_weight': math.nan}, '0 or more'),
+    ({'name': 'weighted', 'latency_weight': 0.0, 'energy_weight': 0.0}, 'a weight above 0')])
 def test_what_is_no_objective_is_refused(wrong, message):
     with pytest.raises(SettingError, match=message):
         Objective(**wrong)

@@ -188,7 +188,7 @@ STEADY = 'time_s,mbit_s\n' + ''.join(f'{0.5 * place},8\n' for place in range(20)
     ('time_s,mbit_s\n0,5\n1,nan\n', "line 3: mbit_s is 'nan'"),
     ('time_s,mbit_s\n0,5\n1,inf\n', "line 3: mbit_s is 'inf'"),
     ('time_s,mbit_s\n0,5\ninf,5\n', "line 3: time_s is 'inf'"),
-    ('time_s,mbit_s\n0,5\n1,-3\n', "line 3: mbit_s is '-3', expected a finite number from 0 on"),
+    ('time_s,mbit_s\n0,5\n1,-3\n', "line 3: mbit_s is '-3', expected a finite number from 0 to"),
     ('time_s,mbit_s\n0,5\n1\n', "line 3: mbit_s is ''"),
     ('time_s,mbit_s\n0,5\n1,\n', "line 3: mbit_s is ''"),
     ('time_s,mbit_s\n0,5\n0,5\n', 'line 3: time_s goes from 0 to 0, expected ascending times'),
