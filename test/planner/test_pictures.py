@@ -39,6 +39,16 @@ def test_without_depth_or_front_these_pictures_are_left_out(tmp_path):
         'latency.png', 'energy.png', 'throughput.png', 'timeline.png']
 
 
+def test_energy_is_not_drawn_where_nobody_knows_the_power(tmp_path):
+    unknown = {'waiting_w': 0.0, 'communicating_w': 0.0, 'computing_w': 0.0, 'source': 'unknown'}
+    assert 'energy.png' not in written(tmp_path / 'few', power=unknown, pareto=None)
+
+
+def test_names_are_drawn_as_they_are_whatever_is_in_them(tmp_path):
+    path = synthetic.write(tmp_path / 'table.json', synthetic.table(model='$\\sad{$'))
+    assert write_pictures(read_table_file(path), tmp_path / 'out')
+
+
 def test_a_table_of_one_bandwidth_can_be_drawn(tmp_path):
     assert len(written(tmp_path / 'one', grid=(20.0,))) == 6
 
