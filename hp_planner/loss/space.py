@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
-from numba import njit
 import numpy as np
 
 from hp_inference.split.plan import BLOCK_COUNTS
+from hp_planner.timeline.compiled import compiled
 from hp_planner.timeline.lattice import Lattice
 from hp_planner.timeline.timeline import Population
 
@@ -75,7 +75,7 @@ def population(grid: Lattice, genomes: Sequence[Genome], codecs: np.ndarray) -> 
     return Population(*made, np.broadcast_to(codecs.astype(np.int32), (count, values)).copy())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _expand(grid: Lattice, ends, share, halo, blocks, image, robot, server, counts):
     values = len(grid.rows)
     asked, offered = np.zeros(values, np.int32), np.zeros(values, np.int32)
@@ -108,7 +108,7 @@ def _expand(grid: Lattice, ends, share, halo, blocks, image, robot, server, coun
                     offered[u] = min(offered[u], low)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hull(grid: Lattice, argument, rows, begin, end):
     p = grid.pairs[argument]
     if p < 0:

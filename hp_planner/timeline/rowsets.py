@@ -8,14 +8,13 @@ would need more than INTERVALS intervals becomes spoilt (``s[0] < 0``) and stays
 
 from __future__ import annotations
 
-from numba import njit
-
+from hp_planner.timeline.compiled import compiled
 from hp_planner.timeline.lattice import INTERVALS
 
 SIZE = 1 + 2 * INTERVALS
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add(s, lo, hi):
     """Add [lo, hi)."""
     if lo >= hi or s[0] < 0:
@@ -44,7 +43,7 @@ def add(s, lo, hi):
     s[0] = grown
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_all(s, other):
     """Add another set."""
     if other[0] < 0:
@@ -53,7 +52,7 @@ def add_all(s, other):
         add(s, other[1 + 2 * i], other[2 + 2 * i])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def clip(s, other, lo, hi):
     """Make ``s`` the part of another set within [lo, hi)."""
     n = 0
@@ -65,7 +64,7 @@ def clip(s, other, lo, hi):
     s[0] = -1 if other[0] < 0 else n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_common(s, one, other):
     """Add what two sets have in common."""
     if one[0] < 0 or other[0] < 0:
@@ -75,7 +74,7 @@ def add_common(s, one, other):
             add(s, max(one[1 + 2 * i], other[1 + 2 * j]), min(one[2 + 2 * i], other[2 + 2 * j]))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def remove(s, other, spare):
     """Take another set away; ``spare`` is memory for a set."""
     if other[0] < 0:
@@ -90,7 +89,7 @@ def remove(s, other, spare):
             add(s, max(a, d), b)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count(s):
     """Return the number of rows."""
     total = 0
@@ -99,7 +98,7 @@ def count(s):
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def meets(s, lo, hi):
     """Return whether the set has a row in [lo, hi)."""
     for i in range(s[0]):
@@ -108,7 +107,7 @@ def meets(s, lo, hi):
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def holds(s, lo, hi):
     """Return whether the set has every row of [lo, hi)."""
     if lo >= hi:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from numba import njit
 import numpy as np
 
 from hp_inference.link.wire import CODEC_CODES
 from hp_inference.split.shares import ROBOT, SERVER
+from hp_planner.timeline.compiled import compiled
 from hp_planner.timeline.lattice import Lattice
-from hp_planner.timeline.steps import COMPUTE, make_steps, RECEIVE, SEND, Steps, Workspace
+from hp_planner.timeline.shares import Workspace
+from hp_planner.timeline.steps import COMPUTE, make_steps, RECEIVE, SEND, Steps
 
 # What `simulate` writes, in this order (see setting.Prediction).
 (LATENCY, ENERGY, ROBOT_BUSY, SERVER_BUSY, RADIO_BUSY, UP_BYTES, DOWN_BYTES, ROBOT_PEAK,
@@ -77,7 +78,7 @@ def new_lanes(steps: Steps) -> Lanes:
                  np.zeros(values, np.int32), np.zeros(values, np.int32))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def message_seconds(costs: Costs, codec, value, rows, sender, rate):
     """
     Return (seconds on the link, encoded bytes) of one message.
@@ -98,7 +99,7 @@ def message_seconds(costs: Costs, codec, value, rows, sender, rate):
     return costs.message_s + slowest + one * (air + send + take - slowest), wire
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _span(lanes: Lanes, lane, begin, end, value, first, last):
     i = lanes.counts[lane]
     lanes.spans[lane, i, 0], lanes.spans[lane, i, 1] = begin, end
@@ -106,7 +107,7 @@ def _span(lanes: Lanes, lane, begin, end, value, first, last):
     lanes.counts[lane] = i + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _busy(lanes: Lanes, lane):
     total = 0.0
     for i in range(lanes.counts[lane]):
@@ -114,7 +115,7 @@ def _busy(lanes: Lanes, lane):
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _talking(lanes: Lanes):
     """Return how long the radio was busy in either direction while the robot did not compute."""
     total, until, up, down, robot = 0.0, 0.0, 0, 0, 0
@@ -140,7 +141,7 @@ def _talking(lanes: Lanes):
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _peak(grid: Lattice, costs: Costs, steps: Steps, lanes: Lanes, side):
     """
     Return the most bytes that the values held at once take on a side.
@@ -177,7 +178,7 @@ def _peak(grid: Lattice, costs: Costs, steps: Steps, lanes: Lanes, side):
     return peak
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shared_pixels(grid: Lattice, costs: Costs, steps: Steps):
     """Return the bytes of the copy of the image that a robot needs which also computes on it."""
     sends, reads = False, False
@@ -192,7 +193,7 @@ def _shared_pixels(grid: Lattice, costs: Costs, steps: Steps):
     return rows * costs.row_bytes[0] if sends and reads else 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def simulate(grid: Lattice, costs: Costs, steps: Steps, codecs, rate, lanes: Lanes, figures):
     """
     Run the steps at a rate (bytes/s; 0: nothing gets through) and fill ``figures``.
@@ -272,7 +273,7 @@ def simulate(grid: Lattice, costs: Costs, steps: Steps, codecs, rate, lanes: Lan
     figures[SERVER_PEAK] = _peak(grid, costs, steps, lanes, SERVER)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def judge(grid: Lattice, costs: Costs, robot, server, blocks, codecs, rates, part, parts,
           work: Workspace, steps: Steps, lanes: Lanes, out):
     """Fill ``out[plan, rate]`` with figures for every ``parts``-th plan, beginning at ``part``."""

@@ -21,12 +21,12 @@ from hp_inference.split.plan import Plan
 from hp_inference.split.program import compile_plan, Compute, Program, Send
 from hp_planner.timeline.lattice import Lattice, lattice
 from hp_planner.timeline.setting import bytes_per_s, Prediction, Setting
+from hp_planner.timeline.shares import new_workspace
 from hp_planner.timeline.simulate import Costs, judge, Lanes, new_lanes, simulate
 from hp_planner.timeline.simulate import FIGURES as FIGURE_COUNT
 from hp_planner.timeline.steps import (
     COMPUTE,
     new_steps,
-    new_workspace,
     RECEIVE,
     SEND,
     Steps,

@@ -15,7 +15,8 @@ from hp_inference.split.plan import BLOCK_COUNTS, make_plan, Plan, uniform
 from hp_inference.split.program import compile_plan
 from hp_inference.split.shares import ROBOT, SERVER
 from hp_planner.timeline.lattice import INTERVALS, lattice
-from hp_planner.timeline.steps import COMPUTE, make_steps, new_steps, new_workspace, RECEIVE, SEND
+from hp_planner.timeline.shares import new_workspace
+from hp_planner.timeline.steps import COMPUTE, make_steps, new_steps, RECEIVE, SEND
 from hp_planner.timeline.timeline import Population, steps_of
 
 PLANS = ('robot_only', 'full_offload', 'uniform:0.5', 'uniform:0.3', 'layer:2', 'random:1',
