@@ -332,7 +332,8 @@ def test_a_frame_whose_rows_stay_out_is_given_up_and_the_rows_named(robot):
     assert side.ends() == [(0, ABORTED)]
     assert side.reports[0].text.startswith(
         'deadline passed: value 3 rows [0, 40) are missing: 2 of 3 chunks came in time')
-    assert side.reports[0].wait_s >= 0.09
+    report = side.reports[0]  # a busy machine may begin late, and then waits for less
+    assert report.wait_s >= 0.09 - report.spans[0].start_s
     side.give(side.uplink(0)[2:])  # the last comes after all
     assert side.engine.stray_chunks == 1
     side.answer(1)
