@@ -18,7 +18,7 @@ from hp_planner.timeline.timeline import CODECS, Population, Timeline
 
 EXACT_BASELINES = ('robot_only', 'full_offload', 'whole_switch', 'layer_cut', 'minimum_cut')
 JPEG = 'full_offload_jpeg'
-# Max-flow takes 32-bit whole numbers: times are counted in steps of this share of the largest sum.
+# Max-flow takes 32-bit whole numbers: the robot's own time for everything has so many steps.
 STEPS = 2 ** 29
 
 
@@ -87,9 +87,10 @@ def minimum_cut(timeline: Timeline, mbit_s: float) -> Plan:
 def _source_side(edges: list[tuple[int, int, float]], source: int, sink: int,
                  nodes: int) -> set[int]:
     """Return the nodes on the source's side of a minimum cut."""
-    total = sum(weight for _, _, weight in edges if weight < np.inf)
-    scale = STEPS / total
-    begin, end, weights = zip(*((a, b, STEPS * 2 if w == np.inf else max(1, round(w * scale)))
+    # Nothing dearer than computing all on the robot is ever cut, so such edges count as endless.
+    most = sum(weight for _, end, weight in edges if end == sink)
+    scale = STEPS / most
+    begin, end, weights = zip(*((a, b, STEPS * 2 if w > most else max(1, round(w * scale)))
                                 for a, b, w in edges))
     graph = csr_array((np.array(weights, np.int32), (begin, end)), shape=(nodes, nodes))
     rest = graph - maximum_flow(graph, source, sink).flow

@@ -97,9 +97,8 @@ class Bound:
 
     def _prices(self) -> tuple[float, float]:
         """Return what a second of latency, and one of the robot's computing, costs at least."""
-        waiting, talking, computing = self.timeline.costs.power
-        idle = min(waiting, talking)
-        energy = idle, max(0.0, computing - idle)
+        idle = float(min(self.timeline.costs.power))
+        energy = idle, max(0.0, float(self.timeline.costs.power[2]) - idle)
         weights = {'latency': (1, 0), 'throughput': (1, 0), 'energy': (0, 1),
                    'energy_under_latency': (0, 1),
                    'weighted': (self.objective.latency_weight, self.objective.energy_weight)}
