@@ -89,7 +89,7 @@ def _source_side(edges: list[tuple[int, int, float]], source: int, sink: int,
     """Return the nodes on the source's side of a minimum cut."""
     # Nothing dearer than computing all on the robot is ever cut, so such edges count as endless.
     most = sum(weight for _, end, weight in edges if end == sink)
-    scale = STEPS / most
+    scale = STEPS / (most or 1.0)
     begin, end, weights = zip(*((a, b, STEPS * 2 if w > most else max(1, round(w * scale)))
                                 for a, b, w in edges))
     graph = csr_array((np.array(weights, np.int32), (begin, end)), shape=(nodes, nodes))
