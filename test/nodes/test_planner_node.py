@@ -401,7 +401,9 @@ def rig(tmp_path_factory, layouts):
 def test_profiled_planned_and_adopted_by_robot_and_server(rig, layouts):
     client, (server, planner, robot), _ = rig
     planner.says('no profile yet of the robot and of the server')
-    assert client.call(Trigger, 'planner_node/profile', Trigger.Request()).success
+    # Refused until the planner has found both nodes' services.
+    client.until(lambda: client.call(Trigger, 'planner_node/profile', Trigger.Request()).success,
+                 20)
     message, = client.until(lambda: client.tables, 120)
     table = PlanTable.loads(message.json, layouts[MODEL])
     assert table.choices and table.plans[0].name == 'robot_only'
