@@ -11,7 +11,6 @@ from hp_planner.loss.objective import Objective
 from hp_planner.profile.device import DeviceProfile, Power
 from hp_planner.timeline.setting import LinkModel, Setting, SettingError
 
-NEEDS_POWER = ('energy', 'energy_under_latency', 'weighted')
 WATTS = ('waiting_w', 'communicating_w', 'computing_w')
 
 
@@ -57,7 +56,7 @@ class Task:
         """Return the setting to plan in; SettingError for energy where no power is known."""
         power = Power(**{**asdict(robot.power), **self.watts,
                          **({'source': 'parameters'} if self.watts else {})})
-        if self.objective.name in NEEDS_POWER and not power.computing_w:
+        if self.objective.weighs_energy and not power.computing_w:
             raise SettingError(f"parameter 'objective' is '{self.objective.name}', but the power "
                                "of the robot's board is not known: set 'power.waiting_w', "
                                "'power.communicating_w' and 'power.computing_w'")

@@ -16,7 +16,6 @@ from hp_planner.timeline.setting import bytes_per_s
 from hp_planner.timeline.simulate import LATENCY, message_seconds
 from hp_planner.timeline.timeline import CODECS, Population, Timeline
 
-EXACT_BASELINES = ('robot_only', 'full_offload', 'whole_switch', 'layer_cut', 'minimum_cut')
 JPEG = 'full_offload_jpeg'
 # Max-flow takes 32-bit whole numbers: the robot's own time for everything has so many steps.
 STEPS = 2 ** 29

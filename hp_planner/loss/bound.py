@@ -17,7 +17,8 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from hp_inference.split.shares import ROBOT, SERVER
+from hp_inference.split.plan import robot_only
+from hp_inference.split.shares import ROBOT, SERVER, shares
 from hp_planner.loss.objective import Objective
 from hp_planner.timeline.setting import bytes_per_s
 from hp_planner.timeline.timeline import CODECS, Timeline
@@ -119,8 +120,6 @@ class Bound:
 
 def _needed_rows(timeline: Timeline) -> np.ndarray:
     """Return how many rows of each value the outputs need."""
-    from hp_inference.split.plan import robot_only
-    from hp_inference.split.shares import shares
     layout = timeline.setting.layout
     return np.array([share.computed[ROBOT].count for share in shares(layout, robot_only(layout))])
 

@@ -79,7 +79,7 @@ class _Catalogue:
     def enter(self, plan: Plan) -> Plan:
         """Return the plan, or the one already here that does the same."""
         key = (plan.robot, plan.server, tuple(sorted(plan.blocks.items())),
-               None if not _travels(plan) else (tuple(sorted(plan.codecs.items())), plan.codec))
+               tuple(sorted(plan.codecs.items())), plan.codec)
         if key not in self.plans:
             names = {known.name for known in self.plans.values()}
             name, number = plan.name, 2
@@ -87,10 +87,6 @@ class _Catalogue:
                 name, number = f'{plan.name}#{number}', number + 1
             self.plans[key] = replace(plan, name=name)
         return self.plans[key]
-
-
-def _travels(plan: Plan) -> bool:
-    return plan.name != 'robot_only'
 
 
 def plan_table(timeline: Timeline, objective: Objective, mbit_s: Sequence[float],
