@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-core test-planner demo bench lint clean
+.PHONY: help setup build test test-core test-planner demo bench lab lint clean
 
 # The built packages, a ROS domain for this run alone, no talk beyond this host, and one thread for
 # each of the processes that share the machine's cores.
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-core  the tests of hp_inference that need no ROS'
 	@echo 'make test-planner  the tests of hp_planner that need no ROS'
 	@echo 'make bench      every measurement in bench/, short (ARGS= for other options)'
+	@echo 'make lab        two hosts on this machine with a link of their own: install, check, test'
 	@echo 'make lint       check the style'
 	@echo 'make setup      only the virtual environment .venv'
 	@echo 'make build      also build both packages; then ". ./env.bash" to use them'
@@ -28,13 +29,15 @@ build:
 
 # Two processes for what only computes; one at a time for what starts nodes of its own. Selecting
 # none of one by ARGS (pytest's status 5) is no failure.
-computing = python -m pytest -m 'not ros' -n 2 --dist worksteal $(ARGS)
+computing = python -m pytest -m 'not ros' -n 2 --dist worksteal --ignore test/lab $(ARGS)
 core = $(computing) --ignore test/planner --ignore test/bench || [ $$? = 5 ]
 planner = $(computing) test/planner test/bench || [ $$? = 5 ]
-ros = python -m pytest -m ros $(ARGS) || [ $$? = 5 ]
+ros = python -m pytest -m ros --ignore test/lab $(ARGS) || [ $$? = 5 ]
+lab = python -m pytest test/lab $(ARGS) || [ $$? = 5 ]
 
 test: build
-	@$(run) python -c 'import hp_inference.nodes' && { $(core); } && { $(planner); } && { $(ros); }
+	@$(run) python -c 'import hp_inference.nodes' && { $(core); } && { $(planner); } && { $(ros); } \
+		&& { $(lab); }
 
 test-core: setup
 	@PATH="$$PWD/.venv/bin:$$PATH" OMP_NUM_THREADS=1 && export PATH OMP_NUM_THREADS && { $(core); }
@@ -47,6 +50,10 @@ demo: build
 
 bench: build
 	@$(run) for script in bench/[!_]*.py; do python "$$script" $(or $(ARGS),--quick) || exit; done
+
+lab: build
+	@.ci/lab.sh
+	@$(run) { $(lab); }
 
 lint: setup
 	@.venv/bin/python -m ruff check $(ARGS) .

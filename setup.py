@@ -33,6 +33,7 @@ setup(
             'hp = hp_inference.cli:main',
             'robot_node = hp_inference.nodes.robot_node:main',
             'server_node = hp_inference.nodes.server_node:main',
+            'bandwidth_monitor_node = hp_inference.nodes.bandwidth_monitor_node:main',
             'planner_node = hp_planner.planner_node:main',
         ],
     },

@@ -8,20 +8,21 @@ import time
 
 from demo_nodes import DemoError
 from demo_photos import Photo
-from rcl_interfaces.srv import GetParameters, SetParameters
+from rcl_interfaces.srv import SetParameters
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from hp_inference.nodes import qos
-from hp_msgs.msg import FrameTimeline, InferenceResult, ServerStatus
+from hp_msgs.msg import Bandwidth, FrameTimeline, InferenceResult, ServerStatus
 
 # Reliable, which a camera mostly is not: no image must be lost here (see config/demo.yaml).
 IMAGES = QoSProfile(depth=5)
+NODES = 'robot_node', 'server_node', 'bandwidth_monitor_node'
 SERVICE_S = 10.0
 
 
@@ -29,14 +30,15 @@ class Client(Node):
     """
     Shows photographs to the robot and gathers what comes back.
 
-    ``waiting`` holds the photographs on their way by stamp. on_result(photo, result) and
-    on_timeline(timeline) are called while it spins.
+    ``waiting`` holds what was shown and is not answered yet, by stamp. on_result(shown, result),
+    on_timeline(timeline) and on_bandwidth(bandwidth) are called while it spins.
     """
 
-    def __init__(self, on_result: Callable[[Photo, InferenceResult], None],
-                 on_timeline: Callable[[FrameTimeline], None]):
+    def __init__(self, on_result: Callable[[object, InferenceResult], None],
+                 on_timeline: Callable[[FrameTimeline], None],
+                 on_bandwidth: Callable[[Bandwidth], None]):
         super().__init__('demo')
-        self.waiting: dict[tuple[int, int], Photo] = {}
+        self.waiting: dict[tuple[int, int], object] = {}
         self.status: ServerStatus | None = None
         self.plan = ''
         self._on_result = on_result
@@ -45,10 +47,11 @@ class Client(Node):
                              CompressedImage, 'image/compressed', IMAGES)}
         self.create_subscription(InferenceResult, 'result', self._take_result, qos.RESULTS)
         self.create_subscription(FrameTimeline, 'timeline', on_timeline, qos.METRICS)
+        self.create_subscription(Bandwidth, 'bandwidth', on_bandwidth, qos.METRICS)
         self.create_subscription(ServerStatus, 'server_status', self._take_status, qos.LATCHED)
         self.create_subscription(String, 'robot_node/plan', self._take_plan, qos.LATCHED)
-        self._set = self.create_client(SetParameters, 'robot_node/set_parameters')
-        self._get = self.create_client(GetParameters, 'robot_node/get_parameters')
+        self._set = {node: self.create_client(SetParameters, f'{node}/set_parameters')
+                     for node in NODES}
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
 
@@ -56,14 +59,14 @@ class Client(Node):
     def ready(self) -> bool:
         """Whether robot and server are loaded, agree on the plans and can see the camera."""
         return bool(self.plan and self.status and self.status.ready
-                    and self._set.service_is_ready() and self._get.service_is_ready()
+                    and all(client.service_is_ready() for client in self._set.values())
                     and all(camera.get_subscription_count() for camera in self._cameras.values()))
 
-    def show(self, photo: Photo) -> None:
-        """Publish a photograph under a stamp of its own."""
+    def show(self, photo: Photo, shown: object) -> None:
+        """Publish a photograph under a stamp of its own; ``shown`` comes back with its result."""
         stamp = self.get_clock().now().to_msg()
         photo.message.header.stamp, photo.message.header.frame_id = stamp, 'camera'
-        self.waiting[stamp.sec, stamp.nanosec] = photo
+        self.waiting[stamp.sec, stamp.nanosec] = shown
         self._cameras[type(photo.message)].publish(photo.message)
 
     def spin(self, seconds: float) -> None:
@@ -79,23 +82,13 @@ class Client(Node):
             self._executor.spin_once(0.05)
         return done()
 
-    def use_plan(self, plan: str) -> str:
-        """Let the robot switch to a plan; return its name. Raises DemoError when it refuses."""
-        self.plan = ''
-        request = SetParameters.Request(
-            parameters=[Parameter('plan', value=plan).to_parameter_msg()])
-        result = self._call(self._set, request).results[0]
-        if not result.successful:
-            raise DemoError(f'robot_node refused the plan {plan}: {result.reason}')
-        if not self.spin_until(lambda: bool(self.plan), SERVICE_S):
-            raise DemoError(f'robot_node took the plan {plan}, but has not said within '
-                            f'{SERVICE_S:g} s that it is in force')
-        return self.plan
-
-    def robot_parameters(self, *names: str) -> dict[str, object]:
-        """Return parameters of the robot by name."""
-        values = self._call(self._get, GetParameters.Request(names=names)).values
-        return dict(zip(names, map(parameter_value_to_python, values)))
+    def set(self, node: str, **values: object) -> None:
+        """Set parameters of a node; raises DemoError when it refuses."""
+        request = SetParameters.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+        for result in self._call(self._set[node], request).results:
+            if not result.successful:
+                raise DemoError(f'{node} refused {values}: {result.reason}')
 
     def close(self) -> None:
         """Leave ROS."""
@@ -110,9 +103,13 @@ class Client(Node):
         return future.result()
 
     def _take_result(self, msg: InferenceResult) -> None:
-        photo = self.waiting.pop((msg.header.stamp.sec, msg.header.stamp.nanosec), None)
-        if photo is not None:
-            self._on_result(photo, msg)
+        stamp = msg.header.stamp.sec, msg.header.stamp.nanosec
+        shown = self.waiting.pop(stamp, None)
+        if shown is not None:
+            # Results come in the order of the images: an older one was dropped for a newer one.
+            for older in [other for other in self.waiting if other < stamp]:
+                del self.waiting[older]
+            self._on_result(shown, msg)
 
     def _take_status(self, msg: ServerStatus) -> None:
         self.status = msg

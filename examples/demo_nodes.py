@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""robot_node and server_node as processes of the demo, which never outlive it."""
+"""The nodes as processes of the demo, which never outlive it."""
 
 from __future__ import annotations
 
 import atexit
+from collections.abc import Sequence
 from contextlib import suppress
 import json
 import os
@@ -13,6 +14,9 @@ import signal
 import subprocess
 import sys
 
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS = ROOT / 'config' / 'demo.yaml'
+PHASES = (100.0, 20.0, 0.0, 50.0)  # Mbit/s of the link; 0: blackout
 TAIL_LINES = 15
 # A node that is told to end finishes its frame and leaves its topics; one that still captures the
 # model does not listen, and whoever interrupts the demo does not want to wait.
@@ -29,17 +33,19 @@ class NodeProcess:
     """
     A node as a process, the leader of a group of its own, with its output in a file.
 
-    Use it in a ``with`` statement; should that be cut short, the end of the interpreter stops it.
+    ``host``: what comes before a command that is to run on the node's host. Use it in a ``with``
+    statement; should that be cut short, the end of the interpreter stops it.
     """
 
-    def __init__(self, name: str, params_file: Path, params: dict[str, object], log: Path):
+    def __init__(self, name: str, params_file: Path, params: dict[str, object], log: Path,
+                 host: Sequence[str] = ()):
         self.name, self.log = name, log
         self._shown = 0
         overrides = [part for key, value in params.items()
                      for part in ('-p', f'{name}:{key}:={json.dumps(value)}')]
         with open(log, 'wb') as file:
             self._process = subprocess.Popen(
-                [sys.executable, '-m', f'hp_inference.nodes.{name}', '--ros-args',
+                [*host, sys.executable, '-m', f'hp_inference.nodes.{name}', '--ros-args',
                  '--params-file', str(params_file), *overrides],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                 # Ctrl-C in the terminal is for the demo, which ends the nodes in good order.
@@ -51,6 +57,11 @@ class NodeProcess:
 
     def __exit__(self, kind, *_):
         self.stop(INTERRUPTED_S if kind else STOP_S)
+
+    @property
+    def pid(self) -> int:
+        """The number of the node's process."""
+        return self._process.pid
 
     def check(self) -> None:
         """Raise DemoError with the end of the log when the process is gone."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import median
@@ -12,15 +12,31 @@ from statistics import median
 from rich.table import Table
 
 from hp_inference.runtime.frames import Span
-from hp_inference.show.timeline import busy_s, LINK
 
 RECENT = 14
-_SHARED = ('robot\n%', 'server\n%', 'link\n%', 'sent\nkB', 'received\nkB')
-HEAD = ('frame', 'plan', 'image', 'latency\nms', *_SHARED, 'relative\nerror', '')
-SUMMARY_HEAD = ('plan', 'frames', 'median\nms', 'max\nms', *_SHARED, 'worst\nerror', 'dropped',
-                'fallbacks')
-_LEFT = ('plan', 'image', '')
-_WIDTHS = (5, 12, 20)
+LIVE, ALONE, AWAY = 'live', 'robot_only', 'full_offload'
+WAYS = {LIVE: 'Hybrid-Parallel', ALONE: 'robot only', AWAY: 'full offload'}
+HEAD = ('s', 'link\nMbit/s', 'estimate\nMbit/s', 'way', 'plan', 'latency\nms', 'predicted\nms',
+        'energy\nJ', 'computed on', 'relative\nerror', '')
+SUMMARY_HEAD = ('link\nMbit/s', *(f'{name}\nmedian ms' for name in WAYS.values()),
+                'against the\nbetter of both', 'plans of Hybrid-Parallel', 'dropped',
+                'worst\nerror')
+_LEFT = ('way', 'plan', 'computed on', 'plans of Hybrid-Parallel', '')
+_WIDTHS = (5, 0, 0, 15, 12, 0, 0, 0, 16)
+LATE = '*: mostly computed by the robot alone, because the server did not answer'
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The link carries ``mbit_s`` from ``begin_s`` on (seconds since the first phase began)."""
+
+    mbit_s: float
+    begin_s: float
+
+    @property
+    def label(self) -> str:
+        """The rate in words."""
+        return f'{self.mbit_s:g}' if self.mbit_s else 'blackout'
 
 
 @dataclass(frozen=True)
@@ -28,36 +44,43 @@ class Row:
     """
     One answered frame.
 
-    ``spans`` count from the receipt of the image; empty when no time line came. ``error`` is the
-    largest relative error against the unsplit model.
+    ``shown_s``: when its photograph was shown, counted like Phase.begin_s. ``phase``: index of
+    the phase. ``way``: LIVE, or the plan that the robot was told to use. ``estimate``: Mbit/s, None
+    where nobody said. ``predicted_s`` and ``energy_j``: 0 where nobody knows. ``spans`` count from
+    the receipt of the image. ``error``: the largest relative error against the unsplit model.
     """
 
     frame: int
+    shown_s: float
+    phase: int
+    way: str
+    mbit_s: float
+    estimate: float | None
     plan: str
     image: str
     latency_s: float
+    predicted_s: float
+    energy_j: float
+    computed_on: str
     sent_bytes: int
     received_bytes: int
     error: float
     fallback_reason: str
     spans: Sequence[Span]
 
-    def share(self, *lanes: str) -> float:
-        """Return the part of the latency during which one of the lanes was at work."""
-        return busy_s(self.spans, lanes) / self.latency_s
-
-    @property
-    def shares(self) -> tuple[float, float, float]:
-        """The shares of robot, server and link; they overlap, so they need not add up to 1."""
-        return self.share('robot'), self.share('server'), self.share(*LINK)
-
     def cells(self) -> tuple[str, ...]:
         """Return the row as text, in the order of HEAD."""
-        shares = [f'{100 * share:.0f}' for share in self.shares] if self.spans else ['-'] * 3
-        return (str(self.frame), self.plan, self.image, f'{1e3 * self.latency_s:.1f}', *shares,
-                _kilobytes(self.sent_bytes), _kilobytes(self.received_bytes),
-                f'{self.error:.1e}',
-                self.fallback_reason and f'robot alone: {self.fallback_reason}')
+        return (f'{self.shown_s:.1f}', Phase(self.mbit_s, 0).label,
+                '-' if self.estimate is None else f'{self.estimate:.1f}', WAYS[self.way],
+                self.plan, f'{1e3 * self.latency_s:.1f}',
+                f'{1e3 * self.predicted_s:.1f}' if self.predicted_s else '-',
+                f'{self.energy_j:.2f}' if self.energy_j else '-', self.computed_on,
+                f'{self.error:.1e}', self.why_alone)
+
+    @property
+    def why_alone(self) -> str:
+        """Why the robot computed alone what it should not, without the particulars."""
+        return self.fallback_reason.partition(':')[0]
 
 
 def plain(cells: Sequence[str]) -> str:
@@ -79,45 +102,54 @@ def live_table(rows: Sequence[Row], tolerance: float) -> Table:
     return table
 
 
-def summary(rows: Sequence[Row], shown: dict[str, int]) -> Table:
-    """Return a table with a line per plan; ``shown`` counts the images shown under each."""
+def summary(rows: Sequence[Row], phases: Sequence[Phase], shown: Counter) -> Table:
+    """Return a table with a line per phase; ``shown`` counts images by (phase, way)."""
     table = _table(SUMMARY_HEAD)
-    for plan, count in shown.items():
-        mine = [row for row in rows if row.plan == plan]
-        drawn = [row.shares for row in mine if row.spans]
-        if not mine:
-            table.add_row(plan, '0', *['-'] * 8, str(count), '-')
-            continue
-        latencies = [1e3 * row.latency_s for row in mine]
+    for index, phase in enumerate(phases):
+        mine = [row for row in rows if row.phase == index]
+        ways = {way: [row for row in mine if row.way == way] for way in WAYS}
+        medians = {way: median(row.latency_s for row in each)
+                   for way, each in ways.items() if each}
+        rivals = [medians[way] for way in (ALONE, AWAY) if way in medians]
+        gain = (f'{100 * (medians[LIVE] / min(rivals) - 1):+.0f} %'
+                if LIVE in medians and rivals else '-')
+        plans = Counter(row.plan for row in ways[LIVE])
         table.add_row(
-            plan, str(len(mine)), f'{median(latencies):.1f}', f'{max(latencies):.1f}',
-            *([f'{100 * median(share):.0f}' for share in zip(*drawn)] or ['-'] * 3),
-            _kilobytes(median(row.sent_bytes for row in mine)),
-            _kilobytes(median(row.received_bytes for row in mine)),
-            f'{max(row.error for row in mine):.1e}', str(count - len(mine)),
-            str(sum(bool(row.fallback_reason) for row in mine)))
+            phase.label,
+            *(f'{1e3 * medians[way]:.0f}{"*" if _mostly_late(each) else ""}' if each else '-'
+              for way, each in ways.items()), gain,
+            ', '.join(f'{count} x {plan}' for plan, count in plans.most_common()) or '-',
+            str(sum(shown[index, way] for way in WAYS) - len(mine)),
+            f'{max(row.error for row in mine):.1e}' if mine else '-')
     return table
 
 
-def fallbacks(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each reason for which the robot computed alone."""
-    counts = Counter((row.plan, row.fallback_reason) for row in rows if row.fallback_reason)
-    return [f'{plan}: {count} x the robot alone: {reason}'
-            for (plan, reason), count in counts.items()]
+def notes(rows: Sequence[Row], phases: Sequence[Phase]) -> list[str]:
+    """Return what the summary's figures need to be read, a line each."""
+    places = {(row.phase, row.way) for row in rows}
+    late = any(_mostly_late([row for row in rows if (row.phase, row.way) == place])
+               for place in places)
+    counts = Counter((row.phase, row.way, row.why_alone)
+                     for row in rows if row.fallback_reason)
+    return ['all three were measured, each for a part of each phase by telling the robot which '
+            'plan to use', *([LATE] if late else []),
+            *(f'{phases[phase].label}, {WAYS[way]}: {count} x the robot alone: {reason}'
+              for (phase, way, reason), count in counts.items())]
 
 
-def complaints(rows: Sequence[Row], plans: Iterable[str], tolerance: float) -> list[str]:
+def complaints(rows: Sequence[Row], phases: Sequence[Phase], shown: Counter,
+               tolerance: float) -> list[str]:
     """Return what went wrong, a line each; empty when the demo has shown what it should."""
     found = [f'frame {row.frame} ({row.plan}, {row.image}) disagrees with the unsplit model: '
              f'relative error {row.error:.3g}, at most {tolerance:g} is allowed'
              for row in rows if not row.error <= tolerance]  # "not <=", so that NaN is found
-    for plan in plans:
-        mine = [row for row in rows if row.plan == plan]
-        if not mine:
-            found.append(f'plan {plan}: no answer came')
-        elif all(row.fallback_reason for row in mine):
-            found.append(f'plan {plan}: the robot computed every frame alone, the last one '
-                         f'because: {mine[-1].fallback_reason}')
+    answered = {(row.phase, row.way) for row in rows}
+    found += [f'link {phases[index].label}, {WAYS[way]}: no answer came'
+              for index, way in shown if (index, way) not in answered]
+    meant = [row for row in rows if row.mbit_s and row.plan != ALONE]
+    if meant and all(row.fallback_reason for row in meant):
+        found.append('the server took part in no frame, the last one because: '
+                     f'{meant[-1].fallback_reason}')
     return found
 
 
@@ -129,14 +161,14 @@ def typical(rows: Sequence[Row]) -> Row | None:
     return followed[(len(followed) - 1) // 2] if followed else None
 
 
+def _mostly_late(rows: Sequence[Row]) -> bool:
+    return 2 * sum(bool(row.fallback_reason) for row in rows) > len(rows)
+
+
 def _table(head: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in head:
         # Where the terminal is narrow, words wrap and numbers do not.
-        words = name in ('image', '')
+        words = name in ('plans of Hybrid-Parallel', '')
         table.add_column(name, justify='left' if name in _LEFT else 'right', no_wrap=not words)
     return table
-
-
-def _kilobytes(count: float) -> str:
-    return f'{count / 1e3:.{1 if not 0 < count < 1000 else 2}f}'

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-import sys
 import time
 
 from rclpy.exceptions import NameValidationException
@@ -15,7 +14,8 @@ from hp_inference import __version__
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_to_msg
 from hp_inference.nodes.diagnostics import ERROR, OK, Updater, WARN
-from hp_inference.nodes.managed import ManagedNode, run
+from hp_inference.nodes.managed import end, run
+from hp_inference.nodes.model import ModelNode
 from hp_inference.nodes.params import MODEL, Row, Table
 from hp_inference.nodes.worker import Worker
 from hp_inference.split.table import PlanTable
@@ -81,7 +81,7 @@ PLANNER: Table = (
 )
 
 
-class PlannerNode(ManagedNode):
+class PlannerNode(ModelNode):
     """Plans for one robot and its server, as soon as both are profiled and when asked to."""
 
     def __init__(self):
@@ -316,7 +316,7 @@ class PlannerNode(ManagedNode):
 
 def main(args: list[str] | None = None) -> None:
     """Run planner_node."""
-    sys.exit(run(PlannerNode, args))
+    end(run(PlannerNode, args))
 
 
 if __name__ == '__main__':

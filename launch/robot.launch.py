@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The robot's side: images in, answers out."""
+"""The robot's side: images in, answers out, and the link measured."""
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
+from rclpy.utilities import get_rmw_implementation_identifier
 import yaml
+
+from hp_inference.link.dds import environment
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -20,10 +23,14 @@ ARGUMENTS = [
         'image', default_value='image',
         description='topic of the camera; JPEG and PNG are expected on <image>/compressed'),
     DeclareLaunchArgument(
+        'monitor', default_value='true', choices=['true', 'false'],
+        description='true: bandwidth_monitor_node measures the link; false: it is not started, '
+                    'something else may publish the topic bandwidth'),
+    DeclareLaunchArgument(
         'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
         description='least severe message that is logged'),
 ]
-# Parameters of the node that can be given as launch arguments, too.
+# Parameters of robot_node that can be given as launch arguments, too.
 PARAMETERS = {
     'autostart': 'true: configure and activate at start; false: a lifecycle manager does it',
     'use_sim_time': 'true: time comes from the topic /clock',
@@ -35,21 +42,37 @@ PARAMETERS = {
 }
 
 
+# The ones of these that bandwidth_monitor_node has, too.
+MONITOR_PARAMETERS = ('autostart', 'use_sim_time')
+
+
 def start(context):
-    """Return the node; an argument that was left empty does not hide the parameter file."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
-    return [Node(
+    """Return the nodes; an argument that was left empty does not hide the parameter file."""
+    texts = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
+    given = {name: yaml.safe_load(text) for name, text in texts.items() if text}
+    # Fast DDS settings for Wi-Fi, unless the user has chosen some.
+    wifi = environment(context.environment, get_rmw_implementation_identifier())
+    nodes = [Node(
         package='hp_inference', executable='robot_node', name='robot_node', output='screen',
+        additional_env=wifi,
         namespace=LaunchConfiguration('namespace'),
         remappings=[('image', LaunchConfiguration('image')),
                     ('image/compressed', [LaunchConfiguration('image'), '/compressed'])],
-        parameters=[LaunchConfiguration('params_file'),
-                    {name: yaml.safe_load(text) for name, text in given.items() if text}],
+        parameters=[LaunchConfiguration('params_file'), given],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')])]
+    if LaunchConfiguration('monitor').perform(context) == 'true':
+        nodes.append(Node(
+            package='hp_inference', executable='bandwidth_monitor_node',
+            name='bandwidth_monitor_node', output='screen', additional_env=wifi,
+            namespace=LaunchConfiguration('namespace'),
+            parameters=[LaunchConfiguration('params_file'),
+                        {name: given[name] for name in MONITOR_PARAMETERS if name in given}],
+            ros_arguments=['--log-level', LaunchConfiguration('log_level')]))
+    return nodes
 
 
 def generate_launch_description():
-    """Start robot_node."""
+    """Start robot_node and bandwidth_monitor_node."""
     return LaunchDescription([
         *ARGUMENTS,
         *(DeclareLaunchArgument(name, default_value='',

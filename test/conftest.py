@@ -22,6 +22,10 @@ except ImportError as error:
     collect_ignore.append('nodes')
 
 
+def pytest_addoption(parser):
+    parser.addoption('--traces', help='folder with recorded Wi-Fi traces, wifi_*.csv')
+
+
 def pytest_report_header():
     return f'without the tests that need ROS 2: {no_ros}' if no_ros else None
 

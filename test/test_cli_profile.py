@@ -7,9 +7,9 @@ import torch
 
 from hp_inference.commands import profile as command
 from hp_inference.graph.load import ModelSpec, open_model
+from hp_inference.runtime.meters import Power, SampledMeter
 from hp_planner.profile import measure
-from hp_planner.profile.device import DeviceProfile, Power
-from hp_planner.profile.power import SampledMeter
+from hp_planner.profile.device import DeviceProfile
 
 LINE = 'profile tiny.py:classes --input 1,3,24,32 --out p.json'
 

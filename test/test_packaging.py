@@ -22,7 +22,7 @@ MESSAGE_LINE = re.compile(
 # On the wire and in recorded bags: these numbers never change.
 CONSTANTS = {
     'TensorChunk': {
-        'VERSION': 1,
+        'VERSION': 2,
         'DTYPE_BOOL': 1, 'DTYPE_UINT8': 2, 'DTYPE_INT8': 3, 'DTYPE_INT16': 4, 'DTYPE_INT32': 5,
         'DTYPE_INT64': 6, 'DTYPE_FLOAT16': 7, 'DTYPE_BFLOAT16': 8, 'DTYPE_FLOAT32': 9,
         'DTYPE_FLOAT64': 10,
@@ -34,6 +34,8 @@ CONSTANTS = {
     'DeviceProfile': {'ROBOT': 1, 'SERVER': 2},
     'Span': {'LANE_ROBOT': 0, 'LANE_UPLINK': 1, 'LANE_SERVER': 2, 'LANE_DOWNLINK': 3},
     'InferenceResult': {'COMPUTED_ROBOT': 1, 'COMPUTED_SERVER': 2, 'COMPUTED_BOTH': 3},
+    'LinkReport': {'MAX_ENTRIES': 64},
+    'Probe': {'MAX_BYTES': 200000},
     'FrameReport': {'STATUS_OK': 0, 'STATUS_REFUSED': 1, 'STATUS_ABORTED': 2},
 }
 
@@ -105,11 +107,10 @@ def test_every_field_and_constant_of_a_message_is_explained(path):
 
 @pytest.mark.parametrize('path', MESSAGES, ids=lambda p: p.stem)
 def test_every_duration_and_size_names_its_unit(path):
-    units = {'_s': '[s]', '_bytes': '[bytes]'}
+    units = {'bytes_per_s': '[bytes/s]', '_per_s': '[1/s]', '_s': '[s]', '_bytes': '[bytes]'}
     for match in message_lines(path):
-        for ending, unit in units.items():
-            if match['name'].endswith(ending):
-                assert unit in match['comment'], match['name']
+        unit = next((unit for ending, unit in units.items() if match['name'].endswith(ending)), '')
+        assert unit in match['comment'], match['name']
 
 
 @pytest.mark.parametrize('path', MESSAGES, ids=lambda p: p.stem)

@@ -15,7 +15,8 @@ from hp_inference.commands import Outcome, UserError
 from hp_inference.commands.common import number, open_image, open_subject, random_image, Subject
 from hp_inference.runtime.local import run_both
 from hp_inference.runtime.reference import TOLERANCE, worst_error
-from hp_inference.split.plan import CODECS, LOSSY_CODECS, make_plan
+from hp_inference.split.codecs import CODECS, LOSSY_CODECS
+from hp_inference.split.plan import make_plan
 from hp_inference.split.program import compile_plan
 
 Answer = Mapping[str, torch.Tensor]

@@ -9,9 +9,10 @@ from pathlib import Path
 from hp_inference.commands import Outcome, UserError
 from hp_inference.commands.common import check_writable, columns, open_subject
 from hp_inference.commands.progress import bar
+from hp_inference.runtime.meters import UNKNOWN
 from hp_planner.loss.grid import checked_grid, default_grid, plan_table
 from hp_planner.loss.objective import Objective
-from hp_planner.profile.device import DeviceProfile, UNKNOWN
+from hp_planner.profile.device import DeviceProfile
 from hp_planner.timeline.setting import LinkModel, Setting
 from hp_planner.timeline.timeline import Timeline
 

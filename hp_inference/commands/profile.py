@@ -15,11 +15,12 @@ from hp_inference.commands.common import check_writable, columns, open_image, op
 from hp_inference.commands.progress import bar
 from hp_inference.graph.layout import Layout
 from hp_inference.runtime.executor import Executor, Trace
+from hp_inference.runtime.meters import find_meter, NO_POWER, Power
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan
-from hp_planner.profile.device import DeviceProfile, Power
-from hp_planner.profile.measure import NO_POWER, profile, SHARES
-from hp_planner.profile.power import find_meter, measure_power
+from hp_planner.profile.device import DeviceProfile
+from hp_planner.profile.measure import profile, SHARES
+from hp_planner.profile.power import measure_power
 from hp_planner.profile.sample import sample_image
 
 SLOWEST = 8

@@ -14,6 +14,7 @@ import torch
 
 from hp_inference.link.chunks import chunk_slice
 from hp_inference.link.errors import LinkError
+from hp_inference.link.pacer import Pacer
 from hp_inference.link.wire import Chunk, Head, SliceSpec
 
 _log = logging.getLogger(__name__)
@@ -48,11 +49,14 @@ class Outbox:
     ``publish`` is called with each chunk, on that thread; it may block. If it raises, the rest of
     the slice is given up (the receiver could not complete it any more), ``on_error`` gets the
     slice's spec, its head and the exception (None: it is logged), and the next slice follows.
+    ``pacer`` says when the next chunk may go (None: at once).
     """
 
     def __init__(self, publish: Callable[[Chunk], None], name: str = 'outbox',
-                 on_error: Callable[[SliceSpec, Head, Exception], None] | None = None):
+                 on_error: Callable[[SliceSpec, Head, Exception], None] | None = None,
+                 pacer: Pacer | None = None):
         self._publish = publish
+        self._pacer = pacer
         self._name = name
         self._on_error = on_error
         self._queue: deque[_Item] = deque()
@@ -88,8 +92,10 @@ class Outbox:
     def cancel(self, session: int, frame: int) -> int:
         """Drop what is not yet published of a frame; return how many slices that cut short."""
         with self._changed:
-            return self._drop(lambda item: (item.head.session, item.head.frame)
-                              == (session, frame))
+            dropped = self._drop(lambda item: (item.head.session, item.head.frame)
+                                 == (session, frame))
+        self._wake()
+        return dropped
 
     def close(self, timeout: float | None = None) -> bool:
         """
@@ -102,7 +108,14 @@ class Outbox:
             self._changed.notify()
         self._thread.join(timeout)
         with self._changed:
-            return self._drop(lambda item: True) == 0
+            dropped = self._drop(lambda item: True)
+        self._wake()
+        return dropped == 0
+
+    def _wake(self) -> None:
+        """Have the slice that waits for its turn look whether it is still wanted."""
+        if self._pacer is not None:
+            self._pacer.wake()
 
     def _drop(self, unwanted: Callable[[_Item], bool]) -> int:
         """Take unwanted slices off the queue and stop the one being sent; the lock is held."""
@@ -152,6 +165,8 @@ class Outbox:
         start = time.monotonic()
         encoded = 0
         for chunk in chunk_slice(item.tensor, item.spec, item.head):
+            if self._pacer is not None:
+                self._pacer.admit(chunk, lambda: item.cancelled)
             if item.cancelled:
                 return None
             self._publish(chunk)

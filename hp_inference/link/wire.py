@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-VERSION = 1
+VERSION = 2
 """Version of the chunk format. Both sides must speak the same one."""
 
 CHUNK_BYTES = 60_000
@@ -104,7 +104,8 @@ class Chunk:
     One piece of a slice, as it travels; the ROS message TensorChunk holds the same fields.
 
     ``raw_bytes`` is the size of the decoded piece, ``payload`` the encoded bytes. ``scale`` and
-    ``zero_point`` are 1 and 0: what a codec needs to know is in its payload.
+    ``zero_point`` are 1 and 0: what a codec needs to know is in its payload. Who sends it numbers
+    it (``seq``, from 1 on) and notes when, on its monotonic clock (``sent_s``).
     """
 
     version: int = VERSION
@@ -121,6 +122,8 @@ class Chunk:
     codec: int
     scale: float = 1.0
     zero_point: int = 0
+    seq: int = 0
+    sent_s: float = 0.0
     raw_bytes: int
     payload: bytes | bytearray | memoryview
 

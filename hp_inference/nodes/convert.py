@@ -13,6 +13,7 @@ import torch
 from hp_inference.graph.layout import Layout
 from hp_inference.link.errors import BadChunk
 from hp_inference.link.wire import Chunk, code_dtype, dtype_code
+from hp_inference.nodes.receipts import receipt_from_msg, receipt_to_msg  # noqa: F401
 from hp_inference.split.errors import PlanError
 from hp_inference.split.table import PlanTable
 from hp_msgs.msg import NamedTensor, Span, TensorChunk
@@ -30,7 +31,7 @@ _LANE_NAMES = {code: name for name, code in LANES.items()}
 
 #: The fields that Chunk and TensorChunk have in common and that need no conversion.
 _SAME = ('version', 'session', 'frame', 'plan_index', 'value_id', 'row_begin', 'row_end',
-         'chunk_index', 'chunk_count', 'dtype', 'codec', 'raw_bytes')
+         'chunk_index', 'chunk_count', 'dtype', 'codec', 'seq', 'sent_s', 'raw_bytes')
 
 
 class BadMessage(ValueError):

@@ -1,32 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the nodes share: parameters, the model, lifecycle that starts itself, a clean end."""
+"""What the nodes share: parameters, lifecycle that starts itself, a clean end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import contextmanager
 import os
 import signal
 import sys
+import threading
 import traceback
+from typing import NoReturn
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
-import torch
 
-from hp_inference import __version__
-from hp_inference.graph.layout import Layout
-from hp_inference.graph.load import ModelSpec, open_model
+from hp_inference.link.tcp import Tender
 from hp_inference.nodes.params import BadParameter, declare, Table
-from hp_inference.runtime.memory import keep_freed_memory
 
+#: How long a thread runs Python before another one gets its turn; Python's own is 5 ms. [s]
+SWITCH_S = 1e-4
 SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
                            TransitionCallbackReturn.ERROR)
+
+# A signal that should have interrupted something and has not is repeated after.
+AGAIN_S = 0.5
+
+
+class _Interrupts:
+    """
+    What SIGINT and SIGTERM do to the node that this process runs: they end its configuring.
+
+    Anywhere else rclpy ends by itself what waits, as it hears of them first, and a
+    KeyboardInterrupt would only hit whatever is just being done, such as cleaning up.
+    """
+
+    def __init__(self):
+        self.told = False
+        self._over = threading.Event()  # nothing is to be interrupted
+        self._over.set()
+
+    def __call__(self, *_signal: object) -> None:
+        """Handle a signal."""
+        first, self.told = not self.told, True
+        if not self._over.is_set():
+            if first:
+                threading.Thread(target=self._insist, daemon=True).start()
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def armed(self):
+        """Let a signal, also one that has come before, raise KeyboardInterrupt in the body."""
+        self._over.clear()
+        try:
+            if self.told:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._over.set()
+
+    def _insist(self) -> None:
+        """Repeat the signal until it has had its effect: some imports take the exception away."""
+        while not self._over.wait(AGAIN_S):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+
+_interrupts = _Interrupts()
+
+
+def stopping() -> bool:
+    """Tell whether this process has been told to stop: what fails from then on is no news."""
+    return _interrupts.told or not rclpy.ok()
 
 
 class ManagedNode(LifecycleNode):
     """
-    A lifecycle node with a parameter table and a model.
+    A lifecycle node with a parameter table.
 
     A node implements ``configure`` and ``cleanup``; ``configure`` raises ValueError (all errors of
     the core are) to refuse, and the text is logged. It is active or not: ``self.active``. All
@@ -48,38 +98,11 @@ class ManagedNode(LifecycleNode):
     def cleanup(self) -> None:
         """Undo ``configure``; called in any state, also after a failed one."""
 
-    def open_model(self) -> Layout:
-        """Load and capture the model that the parameters name; raises ValueError."""
-        p = self.params
-        keep_freed_memory()
-        if p.threads:
-            torch.set_num_threads(p.threads)
-        try:
-            device = torch.device(p.device)
-        except RuntimeError as error:
-            raise ValueError(f"parameter 'device' is {p.device!r}: {error}") from error
-        if device.type == 'cuda' and not torch.cuda.is_available():
-            raise ValueError(f"parameter 'device' is {p.device!r}, but this torch "
-                             f'({torch.__version__}) sees no CUDA device; use cpu, or install '
-                             'a torch for this machine')
-        spec = ModelSpec(p.model, tuple(p.input), p.weights, p.seed, tuple(p.mean), tuple(p.std))
-        self.get_logger().info(f'capturing {p.model} for {list(p.input)} ...')
-        layout = open_model(spec, p.device)[1]
-        domain = os.environ.get('ROS_DOMAIN_ID', '0')
-        self.get_logger().info(
-            f'hp_inference {__version__}: {p.model}, digest {layout.graph.digest[:12]}, '
-            f'{len(layout.graph.ops)} operators, on {p.device} with {torch.get_num_threads()} '
-            f'threads, torch {torch.__version__}, {rclpy.get_rmw_implementation_identifier()}, '
-            f'domain {domain}')
-        if layout.unsupported:
-            self.get_logger().warning(
-                'operators without a row rule, computed whole on one side: '
-                + ', '.join(f'{name} ({n})' for name, n in layout.unsupported.items()))
-        return layout
-
     def on_configure(self, state: State) -> TransitionCallbackReturn:
         """Configure; a refusal is logged in one line."""
-        if self._attempt(self.configure):
+        with _interrupts.armed():
+            done = self._attempt(self.configure)
+        if done:
             return SUCCESS
         self.cleanup()
         return FAILURE
@@ -96,7 +119,7 @@ class ManagedNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: State) -> TransitionCallbackReturn:
-        """Forget the model."""
+        """Forget what was configured."""
         self.cleanup()
         return SUCCESS
 
@@ -120,7 +143,7 @@ class ManagedNode(LifecycleNode):
         except ValueError as error:
             self.get_logger().error(f'cannot start: {error}')
         except Exception:
-            if rclpy.ok():  # else it was told to stop in the middle of it
+            if not stopping():
                 self.get_logger().error(f'cannot start:\n{traceback.format_exc()}')
         return False
 
@@ -135,7 +158,7 @@ class ManagedNode(LifecycleNode):
                 return
             except Exception:
                 # Anybody may ask for a transition that the state does not allow, and rclpy raises.
-                if rclpy.ok():
+                if not stopping():
                     self.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
 
 
@@ -145,30 +168,53 @@ def run(make: type[ManagedNode], args: list[str] | None = None) -> int:
 
     0: it was told to stop. 1: it could not be configured. 2: wrong arguments or parameters.
     """
-    # As Ctrl-C does, SIGTERM then interrupts the capture of a model, too; rclpy calls both.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    node = None
+    _interrupts.told = False
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupts)
+    node, status, tender = None, 0, Tender()
+    # The thread that sends would wait 5 ms for its turn whenever another one runs Python.
+    sys.setswitchinterval(SWITCH_S)
     try:
         try:
             rclpy.init(args=args)
             node = make()
         except (BadParameter, RuntimeError) as error:  # the latter is how rclpy refuses arguments
+            if _interrupts.told:
+                return 0
             print(f'{make.__name__}: {error}', file=sys.stderr)
             return 2
         if node.params.autostart and not (node.trigger_configure() == SUCCESS
                                           and node.trigger_activate() == SUCCESS):
-            return 1 if rclpy.ok() else 0
-        node.spin()
+            status = 0 if stopping() else 1
+        elif not _interrupts.told:  # rclpy does not know of what came before its time
+            node.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        if rclpy.ok():  # else it was told to stop in the middle of something
+        if not stopping():
             raise
     finally:
-        # Told once is enough: a terminal and ros2 launch may both pass a Ctrl-C on.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if node is not None:
-            node.cleanup()
-            node.destroy_node()
+        for step in (node.cleanup, node.destroy_node) if node is not None else ():
+            try:
+                step()
+            except Exception:
+                if not stopping():
+                    raise
         rclpy.try_shutdown()
-    return 0
+        tender.close()
+        for number in (signal.SIGINT, signal.SIGTERM):  # also when it comes again from here on
+            signal.signal(number, signal.SIG_IGN)
+        _interrupts.told = False
+    return status
+
+
+def end(status: int) -> NoReturn:
+    """
+    End this process here and now, after ``run``.
+
+    Python would first take PyTorch apart, which takes a second and on a busy machine several, and
+    would abort if a thread were still in the middle of an operator, which nothing can interrupt.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

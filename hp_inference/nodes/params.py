@@ -22,7 +22,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from hp_inference.split.plan import CODECS
+from hp_inference.split.codecs import CODECS
 
 #: Type names of the tables: what one value, or one element of an array, must be.
 _TYPES = {'bool': bool, 'int': int, 'double': float, 'string': str}
@@ -249,6 +249,9 @@ def _yaml(value: object) -> str:
     return f"'{value}'" if value == '' else str(value)
 
 
+_AUTOSTART = Row('autostart', 'bool', True, read_only=True,
+                 description='configure and activate at start, without a lifecycle manager')
+
 #: What every node needs to know of its model and machine.
 MODEL: Table = (
     Row('model', 'string', 'torchvision:resnet18', read_only=True,
@@ -268,8 +271,7 @@ MODEL: Table = (
         description="threads that compute; 0: torch's own choice"),
     Row('device', 'string', 'cpu', read_only=True,
         description='where to compute, as torch names it: cpu, cuda, cuda:0'),
-    Row('autostart', 'bool', True, read_only=True,
-        description='configure and activate at start, without a lifecycle manager'),
+    _AUTOSTART,
 )
 
 ROBOT: Table = (
@@ -283,13 +285,25 @@ ROBOT: Table = (
         description='further plans kept ready in the table, so that switching to them needs no '
                     'new table'),
     Row('bandwidth_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e6,
-        description='what the link carries; a planned table then says which of its plans is in '
-                    'force; 0: not known, plan says it'),
+        description='what the link carries; a planned table says which of its plans is in force '
+                    'then; 0: what the topic bandwidth says'),
+    Row('force_plan', 'string', '',
+        description='name of a plan of the table that is in force whatever the link carries; '
+                    'empty: none'),
+    Row('hold', 'bool', False,
+        description='the plan in force stays whatever the link carries'),
+    Row('limit_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e5,
+        description='rows are never sent faster; 0: no limit'),
     Row('codec', 'string', 'zstd', choices=CODECS,
         description='how rows are packed for the way; float16_shuffle_zstd, uint8_zstd and jpeg '
                     '(of the image only) change the answer a little'),
-    Row('deadline_s', 'double', 1.0, unit='s', low=0.01, high=60.0,
-        description='from the receipt of the image; after it the robot computes alone'),
+    Row('deadline_s', 'double', 0.0, unit='s', low=0.0, high=60.0,
+        description='an answer is due so long after the receipt of the image: the robot begins '
+                    'alone in time for it; 0: by what the plan table predicts'),
+    *(Row(f'power.{state}_w', 'double', 0.0, unit='W', low=0.0, high=1e5,
+          description=f"power of the robot's board while it is {state}, where no meter is found; "
+                      '0: as in the planned table')
+      for state in ('waiting', 'communicating', 'computing')),
     Row('max_pixels', 'int', 50_000_000, unit='pixels', low=1, high=89_000_000,
         description='larger camera images are refused before they are decoded'),
     Row('log_every_s', 'double', 10.0, unit='s', low=0.1, high=3600.0,
@@ -304,4 +318,23 @@ SERVER: Table = (
         description='frames in flight of one robot at most'),
     Row('session_timeout_s', 'double', 2.0, unit='s', low=0.01, high=60.0,
         description='a frame whose rows do not come is given up after'),
+    Row('compute_places', 'int', 1, unit='frames', low=1, high=64, read_only=True,
+        description='frames that compute at once, of all robots together; they take turns'),
+    Row('limit_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e5,
+        description='rows are sent to each robot no faster than this; 0: as the link takes them'),
+)
+
+MONITOR: Table = (
+    _AUTOSTART,
+    Row('publish_hz', 'double', 10.0, unit='Hz', low=0.1, high=100.0,
+        description='how often the bandwidth is published; a step is published at once'),
+    Row('probe_period_s', 'double', 0.5, unit='s', low=0.0, high=60.0,
+        description='while no traffic shows what the link carries, probes find out so often; '
+                    '0: no probes, and silence is not noticed'),
+    Row('probe_bytes', 'int', 120_000, unit='bytes', low=20_000, high=200_000,
+        description='what probes send at once at most'),
+    Row('silence_s', 'double', 0.5, unit='s', low=0.1, high=10.0,
+        description='without any receipt for so long, nothing gets through'),
+    Row('limit_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e5,
+        description="probes are never sent faster, as robot_node's limit_mbit_s; 0: no limit"),
 )

@@ -6,32 +6,34 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import rclpy
+from rclpy.parameter import Parameter
 from std_msgs.msg import String
+from std_srvs.srv import SetBool
 
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_from_msg, table_to_msg
+from hp_inference.runtime.meters import BadPower, NO_POWER, Power
+from hp_inference.runtime.switching import BadBandwidth, MOST_BYTES_PER_S, Pick, Switching
+from hp_inference.split.curves import Curve, read_curves
+from hp_inference.split.errors import PlanError
+from hp_inference.split.record_json import Part
 from hp_inference.split.source import assemble
 from hp_inference.split.table import PlanTable
+from hp_msgs.msg import Bandwidth
 from hp_msgs.msg import PlanTable as PlanTableMsg
 
 if TYPE_CHECKING:
     from hp_inference.nodes.robot_node import RobotNode
 
 
-def plan_in_force(table: PlanTable, plan: str, mbit_s: float) -> int:
-    """
-    Return the index of the plan that a robot runs.
-
-    It is what the table chooses at a bandwidth in Mbit/s, where it has choices and the bandwidth
-    is known (above 0); else the plan of this name; else, without one, the first.
-    """
-    chosen = table.choose(mbit_s) if mbit_s > 0 else None
-    return (table.index(plan) or 0) if chosen is None else chosen
+SWITCHING = {'plan': 'named', 'force_plan': 'force', 'hold': 'hold',
+             'bandwidth_mbit_s': 'fixed_mbit_s'}
 
 
 class Plans:
     """
-    Keeps the plan in force what the parameters and the topic planned_table say.
+    Keeps the plan in force what the parameters and the topics planned_table and bandwidth say.
 
     A planned table is read and made ready on the node's worker, beside the frames, which go on
     under the table before; it is put in force on the node's thread. One that can't be used changes
@@ -42,10 +44,14 @@ class Plans:
         self._node = node
         self._newest: PlanTableMsg | None = None
         self._planned: PlanTable | None = None
+        self._record_power = NO_POWER
         self.refusal = ''
+        self.switching = Switching(self._on_switch)
         node.params.check('plan', self._check_plan)
+        node.params.check('force_plan', self._check_forced)
         node.params.check('codec', self._check_codec)
         node.params.on_change(self._on_change)
+        node.create_service(SetBool, '~/hold', self._on_hold)
 
     def given(self, **changes: str) -> PlanTable:
         """Return the table that the parameters describe, ``changes`` made; raises PlanError."""
@@ -56,15 +62,27 @@ class Plans:
     def open(self) -> None:
         """Open the topics of a node that has its engine."""
         node = self._node
-        node.engine.use(node.engine.table, self._index(node.engine.table))
         self._tables = node.advertise(PlanTableMsg, 'plan_table', qos.LATCHED)
         self._name = node.advertise(String, '~/plan', qos.LATCHED)
+        self._set_switching()
+        node.engine.use(node.engine.table, self._pick(node.engine.table).index)
         node.listen(PlanTableMsg, 'planned_table', self._on_planned, qos.LATCHED)
+        self._bandwidth = node.listen(Bandwidth, 'bandwidth', self._on_bandwidth, qos.METRICS)
 
     def forget(self) -> None:
         """Be as at first; the topics are gone with the node's others."""
         self._newest = self._planned = None
-        self.refusal = ''
+        self._record_power, self.refusal = NO_POWER, ''
+        self.switching = Switching(self._on_switch)
+
+    @property
+    def power(self) -> Power:
+        """The watts of the robot's board: the parameters' where they are not 0, or planning's."""
+        states = [f'{state}_w' for state in ('waiting', 'communicating', 'computing')]
+        given = {state: getattr(self._node.params, f'power.{state}') for state in states}
+        if not any(given.values()):
+            return self._record_power
+        return Power(*(given[state] or getattr(self._record_power, state) for state in states))
 
     def announce(self) -> None:
         """Publish the table and the name of the plan in force."""
@@ -77,22 +95,46 @@ class Plans:
         engine = self._node.engine
         return engine.table.plans[engine.index].name
 
-    def _index(self, table: PlanTable) -> int:
-        params = self._node.params
-        return plan_in_force(table, params.plan, params.bandwidth_mbit_s)
+    def _pick(self, table: PlanTable) -> Pick:
+        """Return the plan that a table goes on, or begins, with."""
+        engine = self._node.engine
+        return self.switching.choose(table, engine.index if table is engine.table else 0)
+
+    def _set_switching(self) -> None:
+        for name, attribute in SWITCHING.items():
+            setattr(self.switching, attribute, getattr(self._node.params, name))
+
+    def learn(self, table: PlanTable) -> None:
+        """Keep what planning knew of a table; running and serving it take none of that."""
+        record, table.record = table.record, None
+        self.switching.curves, self._record_power = {}, NO_POWER
+        try:
+            if record is not None:
+                self.switching.curves, self._record_power = _known(Part(record, 'the record'))
+        except (PlanError, BadPower) as error:
+            self._node.get_logger().warning(
+                f'the plan table works, but says nothing about what to expect: {error}')
+        self._node.count_energy()
 
     def _check_plan(self, plan: str) -> None:
         # The plans of a planned table have names that nothing can be made from.
         if self._node.engine and self._node.engine.table.index(plan) is None:
             self.given(plan=plan)
 
+    def _check_forced(self, name: str) -> None:
+        if name and self._node.engine and self._node.engine.table.index(name) is None:
+            names = ', '.join(plan.name for plan in self._node.engine.table.plans[:20])
+            raise ValueError(f"parameter 'force_plan' is {name!r}, expected the name of a plan of "
+                             f'the table in force: {names}')
+
     def _check_codec(self, codec: str) -> None:
         if self._node.engine and self._node.engine.table is not self._planned:
             self.given(codec=codec)
 
     def _on_change(self, values: dict) -> None:
-        if self._node.engine is None or not {'plan', 'codec', 'bandwidth_mbit_s'} & set(values):
+        if self._node.engine is None or not {*SWITCHING, 'codec'} & set(values):
             return
+        self._set_switching()
         table = self._node.engine.table
         # In a planned table the codecs are part of what was planned.
         if (('plan' in values and table.index(values['plan']) is None)
@@ -108,8 +150,6 @@ class Plans:
         if msg is not self._newest:
             return None
         table = table_from_msg(msg, self._node.layout)
-        # What planning knew is most of the text, and the server, to which it goes, needs none.
-        table.record = None
         return table, self._node.engine.prepare(table)
 
     def _adopt(self, msg: PlanTableMsg, read: tuple[PlanTable, object] | Exception | None) -> None:
@@ -126,12 +166,52 @@ class Plans:
     def _use(self, table: PlanTable, why: str) -> None:
         engine, before = self._node.engine, self.name
         new = table is not engine.table
-        engine.use(table, self._index(table))
-        mbit_s = self._node.params.bandwidth_mbit_s
-        if table.choices and mbit_s > 0:
-            why += f'; its choice for {mbit_s:g} Mbit/s'
+        if new:
+            self.learn(table)
+        pick = self._pick(table)
+        engine.use(table, pick.index)
         change = 'stays' if self.name == before else f'-> {self.name}'
-        self._node.get_logger().info(f'plan {before} {change}: {why}')
+        self._node.get_logger().info(
+            f'plan {before} {change}: {why}; {pick.why}')
         if new:
             self._tables.publish(table_to_msg(table))
         self._name.publish(String(data=self.name))
+
+    def _on_switch(self, table: PlanTable, before: int, pick: Pick) -> None:
+        """Say that the next frame runs under another plan; on the frames' thread."""
+        name = table.plans[pick.index].name
+        self._node.get_logger().info(f'plan {table.plans[before].name} -> {name}: {pick.why}')
+        if rclpy.ok():
+            self._name.publish(String(data=name))
+
+    def _on_bandwidth(self, msg: Bandwidth) -> None:
+        low, now = msg.low_bytes_per_s, msg.bytes_per_s
+        known = 0 < low <= now <= MOST_BYTES_PER_S  # 0 is also what a publisher leaves unset
+        try:
+            self.switching.hear(low if known else now, msg.age_s, msg.source[:100])
+        except BadBandwidth as error:
+            self._node.get_logger().warning(f'topic bandwidth: {error}',
+                                            throttle_duration_sec=2.0)
+
+    def look(self) -> None:
+        """Look how many say what the link carries."""
+        publishers = self._node.count_publishers(self._bandwidth.topic_name)
+        if publishers > 1 and not self.switching.several:
+            self._node.get_logger().warning(
+                f'{publishers} publishers on {self._bandwidth.topic_name}: the least bandwidth '
+                'counts; stop all but one')
+        self.switching.several = publishers > 1
+
+    def _on_hold(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        result = self._node.set_parameters([Parameter('hold', value=request.data)])[0]
+        response.success, response.message = result.successful, result.reason
+        if result.successful and self._node.engine:
+            response.message = f'plan {self.name} ' + (
+                'is held' if request.data else 'is in force; the bandwidth decides from now on')
+        return response
+
+
+def _known(record: Part) -> tuple[dict[str, Curve], Power]:
+    """Return what a table's record predicts, and the watts it was made for."""
+    power = record.part('power')
+    return read_curves(record), Power(**power.data)

@@ -76,8 +76,10 @@ class FrameResult:
     """
     The answer to one image.
 
-    ``tag`` is what came with the image. Durations in seconds; ``latency_s`` counts from receipt.
-    ``spans`` count from the start of the frame's computing.
+    ``tag`` is what came with the image. Durations in seconds; ``latency_s`` and ``deadline_s``
+    (when it was due) count from receipt. ``predicted_s`` and ``bandwidth_bytes_per_s``: what the
+    plan was picked by, 0 where there is none. ``spans`` count from the start of the frame's
+    computing.
     """
 
     tag: object
@@ -97,6 +99,9 @@ class FrameResult:
     server_wait_s: float = 0.0
     sent_bytes: int = 0
     received_bytes: int = 0
+    predicted_s: float = 0.0
+    deadline_s: float = 0.0
+    bandwidth_bytes_per_s: float = 0.0
     dropped: int = 0
     late: int = 0
     spans: list[Span] = field(default_factory=list)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+import threading
 import weakref
 
 from hp_inference.graph.ir import canonical
@@ -15,25 +17,32 @@ class Prepared:
     """
     Makes the executors of plan tables, one side's, warmed up.
 
-    A plan that is in another table too has one executor, for as long as somebody holds it.
+    A plan that is in another table too has one executor, for as long as somebody holds it. Any
+    thread may ask, one waits for the other.
     """
 
     def __init__(self, layout: Layout, side: int):
         self.layout, self.side = layout, side
         self._plans: weakref.WeakValueDictionary[bytes, Executor] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
 
-    def prepare(self, table: PlanTable) -> list[Executor]:
+    def prepare(self, table: PlanTable,
+                check: Callable[[], None] = lambda: None) -> list[Executor]:
         """
         Return a table's executors by plan index.
 
         Takes its time (a frame's time per new plan, more for the first); may run beside frames.
+        ``check`` is called before each plan and may raise to give it up.
         """
         executors = []
         for plan, programs in zip(table.plans, table.programs):
+            check()
             key = canonical(plan.to_json())
-            executor = self._plans.get(key)
-            if executor is None:
-                executor = self._plans[key] = Executor(self.layout, programs[self.side])
-                executor.warm_up()
+            with self._lock:
+                executor = self._plans.get(key)
+                if executor is None:
+                    executor = Executor(self.layout, programs[self.side])
+                    executor.warm_up()
+                    self._plans[key] = executor
             executors.append(executor)
         return executors

@@ -17,10 +17,12 @@ import time
 import torch
 
 from hp_inference.graph.layout import Layout
-from hp_inference.link.errors import Aborted, BadChunk, LinkError
+from hp_inference.link.errors import Aborted, BadChunk, DeadlinePassed, LinkError
 from hp_inference.link.inbox import Inbox
 from hp_inference.link.outbox import Outbox, SentSlice
+from hp_inference.link.pacer import Pacer
 from hp_inference.link.wire import Chunk, Head, SliceSpec
+from hp_inference.runtime.deadline import Deadlines
 from hp_inference.runtime.executor import Executor, Trace
 from hp_inference.runtime.frames import (
     BOTH,
@@ -37,6 +39,9 @@ from hp_inference.runtime.frames import (
 )
 from hp_inference.runtime.pixels import BadImage
 from hp_inference.runtime.prepared import Prepared
+from hp_inference.runtime.reach import Reach
+from hp_inference.runtime.switching import Pick
+from hp_inference.runtime.threads import name_thread
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan, Compute
 from hp_inference.split.shares import ROBOT as ROBOT_SIDE
@@ -59,7 +64,7 @@ class Counters:
     dropped: int = 0  # images replaced by a newer one before their turn, or refused
     refused: int = 0  # of these, images that could not be used, or whose computing failed
     alone: int = 0  # results of the robot alone although the plan says otherwise
-    late: int = 0  # frames that the robot finished alone because the server's rows did not come
+    late: int = 0  # frames begun with the server and finished without it
     stray_chunks: int = 0  # chunks of past or unknown frames, or that came again
 
 
@@ -89,33 +94,42 @@ class RobotEngine:
 
     publish(chunk, tag) sends a chunk; on_result(FrameResult) and on_drop(tag, reason) end a frame.
     They are called on the engine's threads, on_drop also in ``submit`` and ``close``. An answer
-    that on_result raises for counts as dropped. ``deadline_s`` counts from the receipt of an image.
+    that on_result raises for counts as dropped. ``deadline_s`` is when a frame's answer is due,
+    counted from the receipt of its image; 0: by what is to be expected of its plan (see Deadlines).
+    ``server``: what is known of the server, to be told.
+    ``pick(table, index)`` says which plan the next frame runs under where ``index`` is in force
+    (None: that one), ``pacer`` how fast its rows are sent.
     """
 
     def __init__(self, layout: Layout, table: PlanTable,
                  publish: Callable[[Chunk, object], None],
                  on_result: Callable[[FrameResult], None],
-                 on_drop: Callable[[object, str], None], deadline_s: float = 1.0,
-                 retry_s: float = RETRY_S):
+                 on_drop: Callable[[object, str], None], deadline_s: float = 0.0,
+                 retry_s: float = RETRY_S, *,
+                 pick: Callable[[PlanTable, int], Pick] | None = None,
+                 pacer: Pacer | None = None):
         self.layout = layout
         self.session = secrets.randbits(64)
-        self.deadline_s, self.retry_s = deadline_s, retry_s
+        self.deadline_s = deadline_s
+        self.server = Reach(retry_s)
+        self._pick = pick or (lambda table, index: Pick(index, 'set'))
         self.counters = Counters()
         self._publish, self._on_result, self._on_drop = publish, on_result, on_drop
         self._alone = Executor(layout, compile_plan(layout, robot_only(layout))[0])
         self._alone.warm_up()
+        self._deadlines = Deadlines()
+        begun = time.monotonic()
+        self._alone.warm_up()  # once more: the first run packs weights
+        self._deadlines.took_alone(time.monotonic() - begun)
         self._prepared = Prepared(layout, ROBOT_SIDE)
         self.table: PlanTable | None = None
         self._lock = threading.Condition()
         self._waiting: _Submission | None = None
         self._current: _Frame | None = None
         self._next_frame = 0
-        self._server_table: bytes = b''
-        self._server_text = 'no server has been heard of'
-        self._alone_until = 0.0
         self._closing = False
         self.use(table, 0)
-        self._outbox = Outbox(self._send, 'robot outbox', self._unsent)
+        self._outbox = Outbox(self._send, 'robot outbox', self._unsent, pacer)
         self._thread = threading.Thread(target=self._run, name='robot frames', daemon=True)
         self._thread.start()
 
@@ -127,14 +141,9 @@ class RobotEngine:
         """Put a plan in force from the next frame on; a new table takes its time to prepare."""
         executors = self._executors if table is self.table else self.prepare(table)
         with self._lock:
+            if table is not self.table:
+                self._deadlines.forget_plans()
             self.table, self.index, self._executors = table, index, executors
-
-    def server_holds(self, digest: bytes, text: str = '') -> None:
-        """Note which table the server has in force (empty: none, ``text`` says why)."""
-        with self._lock:
-            if digest != self._server_table:
-                self._alone_until = 0.0
-            self._server_table, self._server_text = digest, text
 
     def submit(self, tag: object, prepare: Callable[[], torch.Tensor]) -> None:
         """
@@ -194,6 +203,7 @@ class RobotEngine:
         self._outbox.close(0.1)
 
     def _run(self) -> None:
+        name_thread('robot frames')
         while self._next():
             pass  # a frame's variables, and with them its memory, are gone by now
 
@@ -224,33 +234,31 @@ class RobotEngine:
         except Exception:
             _log.exception('the callback for a dropped image failed')
 
-    def _why_alone(self, executor: Executor, table: PlanTable) -> str:
-        """Return why the plan can't be followed right now, '' when it can."""
-        if not executor.program.receives:
-            return ''
-        if self._server_table != table.digest:
-            return self._server_text or 'the server holds another plan table'
-        if time.monotonic() < self._alone_until:
-            return 'the server left the last frame alone'
-        return ''
-
     def _frame(self, taken: _Submission) -> None:
         begun = time.monotonic()
         image = taken.prepare()
         prepared = time.monotonic()
         with self._lock:
-            table, index, executor = self.table, self.index, self._executors[self.index]
+            table, executors = self.table, self._executors
+            picked = self._pick(table, self.index)
+            index = self.index = picked.index
+            executor = executors[index]
             number, self._next_frame = self._next_frame, self._next_frame + 1
-            reason = self._why_alone(executor, table)
+        reason = self.server.why_not(table.digest) if executor.program.receives else ''
+        due = self._deadlines.of(taken.received_s, prepared, self.deadline_s, index,
+                                 picked.predicted_s)
         result = FrameResult(taken.tag, number, {}, table.plans[index].name, index, table.digest,
                              ROBOT, reason, queue_s=begun - taken.received_s,
-                             preprocess_s=prepared - begun)
+                             preprocess_s=prepared - begun, predicted_s=picked.predicted_s or 0.0,
+                             bandwidth_bytes_per_s=picked.bytes_per_s or 0.0,
+                             deadline_s=due.due_s - taken.received_s)
         if not reason:
-            self._together(taken, image, executor, result, prepared)
+            self._together(taken, image, executor, result, prepared, due.give_up_s)
         if result.fallback:
             self.counters.alone += 1
-            trace = Trace()
+            trace, alone = Trace(), time.monotonic()
             result.outputs = self._alone.run(None, image, trace)
+            self._deadlines.took_alone(time.monotonic() - alone)
             result.robot_compute_s += trace.compute_s
             result.spans += compute_spans('robot', trace, prepared)
         result.dropped, result.late = self.counters.dropped, self.counters.late
@@ -259,7 +267,7 @@ class RobotEngine:
         self.counters.results += 1
 
     def _together(self, taken: _Submission, image: torch.Tensor, executor: Executor,
-                  result: FrameResult, origin: float) -> None:
+                  result: FrameResult, origin: float, give_up_s: float) -> None:
         """Follow the plan with the server; leaves a fallback reason when that did not work."""
         head = Head(self.session, result.frame, result.table_digest, result.plan_index)
         frame = _Frame(head, taken.tag, inbox_for(self.layout, executor.program, head))
@@ -267,19 +275,21 @@ class RobotEngine:
             if self._closing:
                 raise Aborted(STOPPING)
             self._current = frame
-        io = LinkIO(self.layout, frame.inbox, self._outbox, head,
-                    taken.received_s + self.deadline_s, frame.sent.append)
+        io = LinkIO(self.layout, frame.inbox, self._outbox, head, give_up_s, frame.sent.append)
         trace, done = Trace(), False
         try:
             result.outputs = executor.run(io, image, trace)
             done = True
             if executor.program.receives:
+                self._deadlines.took_together(result.plan_index, time.monotonic() - origin)
                 frame.reported.wait(REPORT_GRACE_S)
         except LinkError as error:
             if self._closing:
                 raise Aborted(STOPPING) from error
-            self._alone_until = time.monotonic() + self.retry_s
+            self.server.left_alone()
             self.counters.late += 1
+            if isinstance(error, DeadlinePassed):
+                self._deadlines.took_together(result.plan_index, time.monotonic() - origin)
             result.fallback_reason = error.reason if isinstance(error, Aborted) else str(error)
         finally:
             self._current = None

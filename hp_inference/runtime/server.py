@@ -19,6 +19,7 @@ from hp_inference.graph.layout import Layout
 from hp_inference.link.errors import Aborted, BadChunk, LinkError
 from hp_inference.link.inbox import Inbox
 from hp_inference.link.outbox import Outbox
+from hp_inference.link.pacer import Pacer
 from hp_inference.link.wire import Chunk, Head, SliceSpec, VERSION
 from hp_inference.runtime.executor import Executor, Trace
 from hp_inference.runtime.frames import (
@@ -26,12 +27,13 @@ from hp_inference.runtime.frames import (
     compute_spans,
     FrameReport,
     inbox_for,
-    LinkIO,
     OK,
     REFUSED,
 )
 from hp_inference.runtime.prepared import Prepared
-from hp_inference.split.program import Send
+from hp_inference.runtime.server_io import ServerIO
+from hp_inference.runtime.threads import name_thread
+from hp_inference.runtime.turns import Turn, Turns
 from hp_inference.split.shares import SERVER
 from hp_inference.split.table import PlanTable
 
@@ -42,7 +44,9 @@ KEPT_TABLES = 4
 # Frames remembered as over, so that their late chunks begin nothing. Not the highest number:
 # a single false chunk of frame 2**64 - 1 would then end all frames to come.
 KEPT_OVER = 1024
-STOP_S = 5.0
+# A frame in the middle of an operator is not waited for longer.
+STOP_S = 1.0
+STOPPING = 'the server is stopping'
 
 Key = tuple[int, int]  # the robot's session, the frame
 
@@ -54,6 +58,7 @@ class _Session:
     inbox: Inbox
     begun_s: float
     refusal: str = ''  # what is wrong with a chunk of it
+    given_up: bool = False
     trace: Trace = field(default_factory=Trace)
 
     @property
@@ -61,39 +66,69 @@ class _Session:
         """What its chunks say of themselves."""
         return self.head.session, self.head.frame
 
+    def give_up(self, reason: str) -> None:
+        """Let it end as soon as it can; who may wait in line for it must be woken."""
+        self.given_up = True
+        self.inbox.abort(reason)
+
+
+@dataclass
+class Computed:
+    """Sums over the frames that a thread has had in hand; times in seconds."""
+
+    frames: int = 0
+    turn_wait_s: float = 0.0
+    compute_s: float = 0.0
+
 
 class ServerEngine:
     """
     Computes the server's share of one robot's frames.
 
-    publish(chunk) sends rows back; report(FrameReport) tells how each frame ended. They are called
-    on the engine's threads, report also in ``on_chunk``.
+    publish(chunk) sends rows back, as ``pacer`` lets them go; report(FrameReport) tells how each
+    frame ended. They are called on the engine's threads, report also in ``on_chunk``. Engines of
+    one layout share ``prepared``, engines of one device ``turns``; alone, an engine computes as
+    many frames at once as are in flight.
     """
 
     def __init__(self, layout: Layout, publish: Callable[[Chunk], None],
                  report: Callable[[FrameReport], None], max_sessions: int = 4,
-                 session_timeout_s: float = 2.0):
+                 session_timeout_s: float = 2.0, pacer: Pacer | None = None,
+                 prepared: Prepared | None = None, turns: Turns | None = None):
         self.layout = layout
         self.max_sessions, self.session_timeout_s = max_sessions, session_timeout_s
         self.frames = {OK: 0, REFUSED: 0, ABORTED: 0}
+        self.chunks = 0
         self.stray_chunks = 0  # chunks of frames that are over, or that came again
-        self._report = report
-        self._prepared = Prepared(layout, SERVER)
+        self.computed = Computed()
+        self._report, self._pacer = report, pacer
+        self._prepared = prepared or Prepared(layout, SERVER)
+        self._line = (turns or Turns(max_sessions)).line()
+        self._robot_session: int | None = None
         self._tables: dict[bytes, list[Executor]] = {}
         self._sessions: dict[Key, _Session] = {}
         self._over: dict[Key, None] = {}  # the oldest first
         self._queue: deque[_Session] = deque()
         self._lock = threading.Condition()
         self._closing = False
-        self._outbox = Outbox(publish, 'server outbox', self._unsent)
+        self._outbox = Outbox(publish, 'server outbox', self._unsent, pacer)
         self._threads = [threading.Thread(target=self._run, name=f'server frames {i}', daemon=True)
                          for i in range(max_sessions)]
         for thread in self._threads:
             thread.start()
 
+    @property
+    def in_flight(self) -> int:
+        """Frames that have begun and not ended."""
+        return len(self._sessions)
+
     def use(self, table: PlanTable) -> None:
-        """Accept frames under a table; the last KEPT_TABLES stay accepted."""
-        executors = self._prepared.prepare(table)
+        """
+        Accept frames under a table; the last KEPT_TABLES stay accepted.
+
+        Raises Aborted when the engine is stopped meanwhile.
+        """
+        executors = self._prepared.prepare(table, self._check_open)
         with self._lock:
             self._tables.pop(table.digest, None)
             self._tables[table.digest] = executors
@@ -102,6 +137,7 @@ class ServerEngine:
 
     def on_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk; the first of a frame begins its session. Never raises for a bad one."""
+        self.chunks += 1
         try:
             session = self._session(chunk)
             if session is None or not session.inbox.put(chunk):
@@ -109,18 +145,27 @@ class ServerEngine:
         except BadChunk as error:
             self._refuse((chunk.session, chunk.frame), str(error))
 
-    def close(self) -> None:
-        """Give up all frames and stop."""
+    def stop(self) -> None:
+        """Give up all frames and take no more; returns at once."""
         with self._lock:
             self._closing = True
             sessions = list(self._sessions.values())
             self._lock.notify_all()
         for session in sessions:
-            session.inbox.abort('the server is stopping')
+            session.give_up(STOPPING)
+        self._line.wake()
+
+    def close(self) -> None:
+        """Give up all frames, and wait until their threads have ended, but not for long."""
+        self.stop()
         deadline = time.monotonic() + STOP_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._outbox.close(0.2)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise Aborted(STOPPING)
 
     def _session(self, chunk: Chunk) -> _Session | None:
         """Return the chunk's session, begun if it is new; None for a frame that is over."""
@@ -136,6 +181,9 @@ class ServerEngine:
             reason = (f'frame {head.frame} came while {self.max_sessions} were in flight; the '
                       'oldest is given up')
             unbegun = self._make_room(reason)
+            if self._pacer and head.session != self._robot_session:
+                self._pacer.reset()  # the robot is another one, or was started anew
+            self._robot_session = head.session
             self._sessions[key] = session
             self._queue.append(session)
             self._lock.notify()
@@ -149,7 +197,8 @@ class ServerEngine:
             return None
         oldest = next(iter(self._sessions.values()))
         self._forget(oldest.key)
-        oldest.inbox.abort(reason)
+        oldest.give_up(reason)
+        self._line.wake()
         if oldest not in self._queue:
             return None
         self._queue.remove(oldest)
@@ -190,11 +239,13 @@ class ServerEngine:
                 self._forget(key)
                 self.frames[REFUSED] += 1
         if session is not None:
-            session.inbox.abort(text)
+            session.give_up(text)
+            self._line.wake()
         else:
             self._tell(FrameReport(*key, REFUSED, text))
 
     def _run(self) -> None:
+        name_thread('server frames')
         while self._next():
             pass  # a frame's variables, and with them its memory, are gone by now
 
@@ -206,8 +257,12 @@ class ServerEngine:
                 return False
             session = self._queue.popleft()
         status, text = OK, ''
+        until_s = session.begun_s + self.session_timeout_s
+        turn = Turn(self._line, lambda: session.given_up, until_s)
         try:
-            session.executor.run(_ServerIO(self, session), trace=session.trace)
+            io = ServerIO(self.layout, session.executor.program, session.inbox, self._outbox,
+                          session.head, until_s, turn, lambda: self._report_done(session))
+            session.executor.run(io, trace=session.trace)
         except Aborted as error:
             status, text = ABORTED, error.reason
         except LinkError as error:
@@ -215,6 +270,12 @@ class ServerEngine:
         except Exception as error:  # the next frame comes all the same
             status, text = ABORTED, f'the server failed: {type(error).__name__}: {error}'
             _log.exception('frame %s failed', session.head.frame)
+        finally:
+            turn.leave()
+        with self._lock:
+            self.computed.frames += 1
+            self.computed.turn_wait_s += turn.waited_s
+            self.computed.compute_s += session.trace.compute_s
         self._end(session, status, text)
         return True
 
@@ -227,6 +288,11 @@ class ServerEngine:
         if status != OK:
             self._outbox.cancel(*session.key)
             self._tell(self._summary(session, status, text))
+
+    def _report_done(self, session: _Session) -> None:
+        """Report before the last rows go, so that the robot has both at the same time."""
+        session.trace.mark()
+        self._tell(self._summary(session))
 
     def _summary(self, session: _Session, status: int = OK, text: str = '') -> FrameReport:
         trace, now = session.trace, time.monotonic()
@@ -243,22 +309,3 @@ class ServerEngine:
     def _unsent(self, spec: SliceSpec, head: Head, error: Exception) -> None:
         self._tell(FrameReport(head.session, head.frame, ABORTED,
                                f'sending {spec} failed: {type(error).__name__}: {error}'))
-
-
-class _ServerIO(LinkIO):
-    """Reports just before the last rows go, so that the robot has both at the same time."""
-
-    def __init__(self, engine: ServerEngine, session: _Session):
-        super().__init__(engine.layout, session.inbox, engine._outbox, session.head,
-                         session.begun_s + engine.session_timeout_s)
-        self._engine, self._session_of = engine, session
-        self._last = next((step for step in reversed(session.executor.program.steps)
-                           if isinstance(step, Send)), None)
-
-    def send(self, step, rows) -> None:
-        """Queue rows, after the report when they are the last."""
-        if step is self._last:
-            self._inbox.check()
-            self._session_of.trace.mark()
-            self._engine._tell(self._engine._summary(self._session_of))
-        super().send(step, rows)

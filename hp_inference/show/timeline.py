@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hp_inference.runtime.spans import Span
+from hp_inference.runtime.spans import busy_s, Span
 
 LANES = ('robot', 'uplink', 'server', 'downlink')
 LINK = ('uplink', 'downlink')
@@ -38,16 +38,6 @@ class Panel:
     title: str
     spans: Sequence[Span]
     end_s: float
-
-
-def busy_s(spans: Iterable[Span], lanes: Collection[str]) -> float:
-    """Return for how many seconds at least one of the lanes was at work."""
-    total, reached = 0.0, float('-inf')
-    for begin, end in sorted((span.start_s, span.start_s + span.duration_s)
-                             for span in spans if span.lane in lanes):
-        total += max(0.0, end - max(begin, reached))
-        reached = max(reached, end)
-    return total
 
 
 def draw(panels: Sequence[Panel], path: Path | str, title: str = '') -> None:

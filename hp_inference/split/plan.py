@@ -15,13 +15,10 @@ import random
 import re
 
 from hp_inference.graph.layout import Layout
+from hp_inference.split.codecs import CODECS, DEFAULT_CODEC, LOSSY_CODECS
 from hp_inference.split.errors import PlanError, shown
 
 BLOCK_COUNTS = (1, 2, 4, 8)
-EXACT_CODECS = ('none', 'zstd', 'shuffle_zstd')
-LOSSY_CODECS = ('float16_shuffle_zstd', 'uint8_zstd', 'jpeg')
-CODECS = EXACT_CODECS + LOSSY_CODECS
-DEFAULT_CODEC = 'zstd'
 JPEG_CHANNELS, JPEG_ROW_BYTES = (1, 3), 60_000  # a JPEG holds whole rows, so does a chunk
 NAME_LENGTH = 100  # a plan's name travels with every result
 # As to_json writes them, so that no two keys mean one value.

@@ -20,10 +20,11 @@ def read_plans(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> list[Pl
     return _read(text, layout, codec)[0]
 
 
-def _read(text: str, layout: Layout, codec: str) -> tuple[list[Plan], Sequence[Choice]]:
-    """Return the plans that ``text`` names, and the choices among them where it names a table."""
+def _read(text: str, layout: Layout,
+          codec: str) -> tuple[list[Plan], Sequence[Choice], dict | None]:
+    """Return the plans that ``text`` names; of a table also the choices and the record."""
     if not (text.endswith('.json') or '/' in text):
-        return [make_plan(text, layout, codec)], ()
+        return [make_plan(text, layout, codec)], (), None
     path = Path(text)
     try:
         if not path.is_file():
@@ -32,7 +33,7 @@ def _read(text: str, layout: Layout, codec: str) -> tuple[list[Plan], Sequence[C
         if size > MAX_JSON_BYTES:
             raise PlanError(f'it has {size} bytes, at most {MAX_JSON_BYTES} are read')
         table = PlanTable.loads(path.read_text('utf-8'), layout)
-        return list(table.plans), table.choices
+        return list(table.plans), table.choices, table.record
     except UnicodeDecodeError as error:
         raise PlanError(f'plan file {text} is not text: {error}') from error
     except (OSError, PlanError) as error:
@@ -45,12 +46,11 @@ def assemble(layout: Layout, first: str, others: Sequence[str] = (),
     Return the table of the plans that ``first`` names, then ``others``; each name once.
 
     The plan at index 0 is the one meant to be in force. Where ``first`` is a table file its
-    choices hold in the new table, its record, which nobody needs to run it, is left behind.
-    Raises PlanError.
+    choices and its record hold in the new table. Raises PlanError.
     """
     # A table with choices has each name once, so its indices are those of the new table too.
-    named, choices = _read(first, layout, codec)
+    named, choices, record = _read(first, layout, codec)
     plans: dict[str, Plan] = {}
     for plan in (*named, *(plan for text in others for plan in read_plans(text, layout, codec))):
         plans.setdefault(plan.name, plan)
-    return PlanTable(layout, list(plans.values()), choices)
+    return PlanTable(layout, list(plans.values()), choices, record)

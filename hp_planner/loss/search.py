@@ -14,7 +14,8 @@ from random import Random
 
 import numpy as np
 
-from hp_inference.split.plan import EXACT_CODECS, LOSSY_CODECS, Plan
+from hp_inference.split.codecs import EXACT_CODECS, LOSSY_CODECS
+from hp_inference.split.plan import Plan
 from hp_planner.loss.objective import Objective
 from hp_planner.loss.space import Genome, population, Space
 from hp_planner.timeline.setting import bytes_per_s, SettingError

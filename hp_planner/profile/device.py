@@ -14,42 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from hp_inference import __version__
+from hp_inference.runtime.meters import BadPower, Power
 from hp_inference.split.errors import shown
 
 FORMAT, KIND = 1, 'device_profile'
 MAX_BYTES = 64 << 20
 MOST = 1e15  # far above every figure, and far from where arithmetic overflows
 AGAIN = 'measure it again with hp profile'
-UNKNOWN = 'unknown'  # the source of watts that nobody measured or gave
 
 
 class ProfileError(ValueError):
     """A device profile that can't be used; the text says what is wrong and what was expected."""
-
-
-@dataclass(frozen=True)
-class Power:
-    """
-    Board power in watts by what the device does; ``source``: who says so.
-
-    Waiting (idle, nothing on the radio), communicating (the radio is busy), computing.
-    """
-
-    waiting_w: float
-    communicating_w: float
-    computing_w: float
-    source: str = 'given'
-
-    def __post_init__(self):
-        """Refuse what is no power; raises ProfileError."""
-        for name in ('waiting_w', 'communicating_w', 'computing_w'):
-            _number(getattr(self, name), f'power {name}', 'watts')
-        _text(self.source, 'power source')
-
-    @property
-    def known(self) -> bool:
-        """Whether anybody measured or gave these watts."""
-        return self.source != UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -278,7 +253,7 @@ def _part(kind: type, item: object, where: str):
     try:
         return kind(**{key: tuple(part) if isinstance(part, list) else part
                        for key, part in data.items()})
-    except (ProfileError, TypeError) as error:
+    except (ProfileError, BadPower, TypeError) as error:
         raise ProfileError(f'{where}: {error}') from error
 
 

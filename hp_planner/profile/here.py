@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from hp_inference.graph.layout import Layout
 from hp_inference.runtime.executor import Executor, Trace
+from hp_inference.runtime.meters import find_meter, NO_POWER, Power
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan
-from hp_planner.profile.device import DeviceProfile, Power
-from hp_planner.profile.measure import NO_POWER, profile, Progress
-from hp_planner.profile.power import find_meter, measure_power
+from hp_planner.profile.device import DeviceProfile
+from hp_planner.profile.measure import profile, Progress
+from hp_planner.profile.power import measure_power
 from hp_planner.profile.sample import sample_image
 
 

@@ -20,9 +20,10 @@ from hp_inference.graph.ir import Op
 from hp_inference.graph.layout import Layout
 from hp_inference.runtime.executor import Executor
 from hp_inference.runtime.memory import keep_freed_memory
+from hp_inference.runtime.meters import NO_POWER, Power
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan, Compute, Program
-from hp_planner.profile.device import DeviceProfile, digits, OperatorTime, Power, UNKNOWN
+from hp_planner.profile.device import DeviceProfile, digits, OperatorTime
 from hp_planner.profile.measure_link import link_costs
 from hp_planner.profile.sample import sample_image
 from hp_planner.profile.walk import Held, Walk
@@ -31,7 +32,6 @@ SECONDS = 40.0
 # Of every operator and row count at least, and rounds through the network at most.
 LEAST_SAMPLES, MOST_ROUNDS = 3, 300
 SHARES = (0.25, 0.5, 0.75)
-NO_POWER = Power(0.0, 0.0, 0.0, UNKNOWN)
 
 Progress = Callable[[str, int, int], None]
 Timer = Callable[[Callable[[], object]], tuple[object, float]]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hp_inference.split.errors import PlanError, shown
+from hp_inference.split.record_json import Part, RecordError
 from hp_inference.split.table_json import (
     check_format,
     checked_choices,
@@ -20,7 +21,6 @@ from hp_inference.split.table_json import (
     read_object,
 )
 from hp_planner.report.record import Record
-from hp_planner.report.record_json import Part, RecordError
 
 #: What the table itself is called among the baselines.
 TABLE = 'table'

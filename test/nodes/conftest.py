@@ -17,11 +17,11 @@ def node_here(monkeypatch):
     from rclpy.lifecycle import TransitionCallbackReturn
     from ros_rig import Client, given, Log
 
-    from hp_inference.nodes.managed import ManagedNode
+    from hp_inference.nodes.model import ModelNode
     before, made = set(threading.enumerate()), []
 
     def make(kind, layouts, start=True, **params):
-        monkeypatch.setattr(ManagedNode, 'open_model', lambda node: layouts[node.params.model])
+        monkeypatch.setattr(ModelNode, 'open_model', lambda node: layouts[node.params.model])
         rclpy.init(args=given(params))
         node, client = kind(), Client()
         log = node.log = Log()

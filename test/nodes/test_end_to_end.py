@@ -97,7 +97,8 @@ def test_proof_of_life(client):
     metrics = client.until(lambda: next(
         (each for each in client.metrics if each.header == image.header), None))
     for name in metrics.get_fields_and_field_types():
-        assert getattr(metrics, name) == getattr(result, name), name
+        if name != 'energy_total_j':  # of all frames
+            assert getattr(metrics, name) == getattr(result, name), name
 
 
 @pytest.mark.parametrize('stamp', [Time(), Time(sec=12, nanosec=999_999_999),
@@ -414,8 +415,9 @@ def test_a_server_in_the_middle_of_a_frame_ends_at_once(rig, client):
     client.node.create_subscription(FrameReport, 'frame_report', reports.append, qos.REPORTS)
     client.until(lambda: client.node.count_publishers('frame_report'))
     speaker.publish(TensorChunk(
-        version=1, session=1, frame=1, table_digest=client.statuses[-1].table_digest,
-        value_id=0, row_begin=32, row_end=64, chunk_count=1, dtype=2, scale=1.0,
+        version=TensorChunk.VERSION, session=1, frame=1,
+        table_digest=client.statuses[-1].table_digest, value_id=0, row_begin=32, row_end=64,
+        chunk_count=1, dtype=2, scale=1.0,
         raw_bytes=32 * SIZE * 3, payload=array('B', bytes(32 * SIZE * 3))))
     client.spin(0.3)
     assert not reports  # it waits for more

@@ -90,7 +90,7 @@ def test_the_launch_files_have_the_same_arguments_but_for_what_only_one_node_has
     assert set(robot) == set(demo)
     assert set(planner) - set(server) == {'objective', 'robot_profile', 'server_profile',
                                           'server_node', 'save_to'}
-    assert set(robot) - set(server) == {'image', 'plan', 'plans'}
+    assert set(robot) - set(server) == {'image', 'plan', 'plans', 'monitor'}
     assert {'namespace', 'params_file', 'autostart', 'use_sim_time', 'log_level', 'model',
             'input'} == set(server)
     for name in server:
@@ -139,7 +139,7 @@ def test_the_launched_demo_answers_an_image_as_the_unsplit_model_does(client, tm
         assert error_of(result, pixels()) < 1e-5
         assert client.set(plan='layer:3') == ''
         assert client.answered_together().plan == 'layer:3'
-    assert log.read_text().count('process has finished cleanly') == 2
+    assert log.read_text().count('process has finished cleanly') == 3
 
 
 def test_a_launched_node_waits_for_a_lifecycle_manager_when_told_to(client, tmp_path):

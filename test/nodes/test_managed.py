@@ -13,7 +13,8 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from ros_rig import given, Log, MODEL, NodeProcess, SIZE  # noqa: E402
 import torch  # noqa: E402
 
-from hp_inference.nodes.managed import ManagedNode, run  # noqa: E402
+from hp_inference.nodes.managed import run  # noqa: E402
+from hp_inference.nodes.model import ModelNode  # noqa: E402
 from hp_inference.nodes.params import SERVER  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -32,7 +33,7 @@ def signals():
 
 def node_kind(**does):
     """Return a kind of node that keeps a diary and in a step does what it is told to."""
-    class Node(ManagedNode):
+    class Node(ModelNode):
         made: list = []
 
         def __init__(self):
@@ -234,7 +235,7 @@ def test_a_process_with_a_bad_parameter_ends_with_a_line_and_not_with_0(tmp_path
     try:
         assert [node.wait() for node in nodes] == [2, 1]
         assert nodes[0].log.splitlines() == [
-            "RobotNode: parameter 'deadline_s' is -1.0, expected a number from 0.01 to 60 [s]"]
+            "RobotNode: parameter 'deadline_s' is -1.0, expected a number from 0 to 60 [s]"]
         assert 'cannot start: there is no file /nowhere.py' in nodes[1].log
         assert 'Traceback' not in nodes[1].log
     finally:

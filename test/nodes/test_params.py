@@ -16,6 +16,7 @@ from hp_inference.nodes.params import (  # noqa: E402
     BadParameter,
     declare,
     markdown,
+    MONITOR,
     ROBOT,
     Row,
     SERVER,
@@ -62,7 +63,11 @@ def set_one(node, name, value):
     return node.set_parameters([Parameter(name, value=value)])[0]
 
 
-TABLES = {'robot': ROBOT, 'server': SERVER, 'planner': PLANNER}
+TABLES = {'robot_node': ROBOT, 'server_node': SERVER, 'planner_node': PLANNER,
+          'bandwidth_monitor_node': MONITOR}
+# The robot's parameter file is that of both of its nodes.
+FILES = {'robot': ('robot_node', 'bandwidth_monitor_node'), 'server': ('server_node',),
+         'planner': ('planner_node',)}
 
 
 @pytest.mark.parametrize('table', TABLES.values(), ids=TABLES)
@@ -76,27 +81,29 @@ def test_without_a_file_every_parameter_has_its_default(make_node, table):
     assert node.log.lines == []
 
 
-@pytest.mark.parametrize(('name', 'table'), TABLES.items())
-def test_the_yaml_in_config_holds_every_parameter_with_its_default(name, table):
+@pytest.mark.parametrize(('name', 'nodes'), FILES.items())
+def test_the_yaml_in_config_holds_every_parameter_with_its_default(name, nodes):
     content = yaml.safe_load((CONFIG / f'{name}.yaml').read_text())
-    values = content['/**'][f'{name}_node']['ros__parameters']
-    assert list(values) and set(values) == {row.name for row in table}
-    for row in table:
-        assert row.convert(values[row.name]) == row.default, row.name
+    assert set(content['/**']) == set(nodes)
+    for node in nodes:
+        values = content['/**'][node]['ros__parameters']
+        assert list(values) and set(values) == {row.name for row in TABLES[node]}
+        for row in TABLES[node]:
+            assert row.convert(values[row.name]) == row.default, row.name
 
 
-@pytest.mark.parametrize('name', TABLES)
+@pytest.mark.parametrize('name', FILES)
 def test_the_yaml_in_config_says_in_a_line_what_each_parameter_is(name):
     lines = (CONFIG / f'{name}.yaml').read_text().splitlines()
     parameters = [line for line in lines if line.startswith('      ') and ': ' in line
                   and not line.strip().startswith('#')]
-    assert len(parameters) == len(TABLES[name])
+    assert len(parameters) == sum(len(TABLES[node]) for node in FILES[name])
     assert all(' # ' in line for line in parameters)
 
 
 @pytest.mark.parametrize('namespace', ['', '/r1', '/fleet/r1'])
 def test_the_yaml_in_config_reaches_the_node_in_any_namespace(make_node, namespace):
-    text = (CONFIG / 'robot.yaml').read_text().replace('deadline_s: 1.0', 'deadline_s: 0.25')
+    text = (CONFIG / 'robot.yaml').read_text().replace('deadline_s: 0.0', 'deadline_s: 0.25')
     node = make_node(text=text, namespace=namespace)
     assert declare(node, ROBOT).deadline_s == 0.25
     assert node.log.lines == []
@@ -119,10 +126,10 @@ def test_lists_of_strings_may_be_empty(make_node, given):
 
 
 @pytest.mark.parametrize(('given', 'message'), [
-    ('deadline_s: 100.0', "parameter 'deadline_s' is 100.0, expected a number from 0.01 to 60 [s]"),
-    ('deadline_s: 0', "parameter 'deadline_s' is 0, expected a number from 0.01 to 60 [s]"),
-    ('deadline_s: .nan', "parameter 'deadline_s' is nan, expected a number from 0.01 to 60 [s]"),
-    ('deadline_s: "1"', "parameter 'deadline_s' is '1', expected a number from 0.01 to 60 [s]"),
+    ('deadline_s: 100.0', "parameter 'deadline_s' is 100.0, expected a number from 0 to 60 [s]"),
+    ('deadline_s: -1', "parameter 'deadline_s' is -1, expected a number from 0 to 60 [s]"),
+    ('deadline_s: .nan', "parameter 'deadline_s' is nan, expected a number from 0 to 60 [s]"),
+    ('deadline_s: "1"', "parameter 'deadline_s' is '1', expected a number from 0 to 60 [s]"),
     ('max_pixels: 0',
      "parameter 'max_pixels' is 0, expected an integer from 1 to 89000000 [pixels]"),
     ('seed: -1', "parameter 'seed' is -1, expected an integer, at least 0"),
@@ -167,10 +174,10 @@ def test_a_change_is_applied(make_node):
 
 
 @pytest.mark.parametrize(('name', 'value', 'words'), [
-    ('deadline_s', 61.0, ['deadline_s', '0.01', '60', '61']),
-    ('deadline_s', 61, ['deadline_s', '0.01', '60', '61']),
-    ('deadline_s', float('nan'), ['deadline_s', '0.01', '60', 'nan']),
-    ('deadline_s', True, ['deadline_s', 'expected a number from 0.01 to 60 [s]']),
+    ('deadline_s', 61.0, ['deadline_s', '60', '61']),
+    ('deadline_s', 61, ['deadline_s', '60', '61']),
+    ('deadline_s', float('nan'), ['deadline_s', '60', 'nan']),
+    ('deadline_s', True, ['deadline_s', 'expected a number from 0 to 60 [s]']),
     ('max_pixels', 10 ** 9, ['max_pixels', '1', '89000000', '1000000000']),
     ('plan', 5, ["parameter 'plan' is 5, expected a string"]),
     ('codec', 'gzip', ["parameter 'codec' is 'gzip', expected 'none' or 'zstd' or 'shuffle_zstd'"]),
@@ -240,7 +247,7 @@ def test_unknown_names_are_warned_about_with_the_closest_one(make_node):
     node = make_node('{deadlin_s: 2.0, use_sim_time: false, xyzzy: 1, '
                      'start_type_description_service: true, '
                      'qos_overrides: {/image: {subscription: {depth: 3}}}}')
-    assert declare(node, ROBOT).deadline_s == 1.0
+    assert declare(node, ROBOT).deadline_s == 0.0
     assert len(node.log.lines) == 2
     close, strange = sorted(node.log.lines)
     assert close == "parameter 'deadlin_s' is unknown and has no effect: did you mean 'deadline_s'?"
@@ -258,7 +265,7 @@ def test_ros_tools_see_description_unit_range_and_what_is_read_only(make_node):
     deadline = node.describe_parameter('deadline_s')
     assert deadline.type == ParameterType.PARAMETER_DOUBLE
     assert 'receipt of the image' in deadline.description and '[s]' in deadline.description
-    assert deadline.floating_point_range[0].from_value == 0.01
+    assert deadline.floating_point_range[0].from_value == 0.0
     assert deadline.floating_point_range[0].to_value == 60.0
     assert not deadline.read_only
     pixels = node.describe_parameter('max_pixels')
@@ -299,8 +306,8 @@ def test_where_ros_has_no_callback_after_setting_changes_are_applied_all_the_sam
 def test_the_documentation_has_a_row_for_each_parameter():
     lines = markdown(ROBOT).splitlines()
     assert len(lines) == 2 + len(ROBOT)
-    assert ('| `deadline_s` | double | `1.0` | a number from 0.01 to 60 [s] | while running | '
-            'from the receipt of the image; after it the robot computes alone |') in lines
+    assert ('| `log_every_s` | double | `10.0` | a number from 0.1 to 3600 [s] | while running | '
+            'time between two lines of statistics in the log |') in lines
     assert any(line.startswith("| `weights` | string | `''` | a string | at start |")
                for line in lines)
     assert any('`[1, 3, 224, 224]`' in line for line in lines)

@@ -2,6 +2,7 @@
 """Which plan a robot's node runs: its parameters, the tables of a planner, the bandwidth."""
 
 import json
+import math
 import threading
 
 import pytest
@@ -9,16 +10,18 @@ import pytest
 pytest.importorskip('rclpy')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from ros_rig import error_of, MODEL, pixels, SIZE  # noqa: E402
+from std_srvs.srv import SetBool  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
 from hp_inference.nodes.convert import digest_to_msg, table_to_msg  # noqa: E402
 from hp_inference.nodes.diagnostics import WARN  # noqa: E402
-from hp_inference.nodes.plans import plan_in_force  # noqa: E402
 from hp_inference.nodes.robot_node import RobotNode  # noqa: E402
+from hp_inference.split.curves import FIGURES, SIZES  # noqa: E402
 from hp_inference.split.plan import make_plan  # noqa: E402
 from hp_inference.split.table import PlanTable  # noqa: E402
 from hp_inference.split.table_json import Choice  # noqa: E402
+from hp_msgs.msg import Bandwidth  # noqa: E402
 from hp_msgs.msg import PlanTable as PlanTableMsg  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -59,24 +62,6 @@ def make(node_here, layouts):
     return make
 
 
-# The rule
-
-@pytest.mark.parametrize('plan, mbit_s, expected', [
-    ('uniform:0.5', 0.0, 'robot_only'), ('full_offload', 0.0, 'full_offload'),
-    ('uniform:0.75', 0.0, 'uniform:0.75'), ('full_offload', 0.1, 'robot_only'),
-    ('full_offload', 5.0, 'uniform:0.75'), ('full_offload', 49.9, 'uniform:0.75'),
-    ('robot_only', 50.0, 'full_offload'), ('robot_only', 1e6, 'full_offload')])
-def test_the_bandwidth_decides_where_it_is_known_and_else_the_name(layouts, plan, mbit_s,
-                                                                  expected):
-    table = table_of(layouts[MODEL])
-    assert table.plans[plan_in_force(table, plan, mbit_s)].name == expected
-
-
-@pytest.mark.parametrize('plan, expected', [('full_offload', 2), ('uniform:0.75', 1), ('x', 0)])
-def test_without_choices_the_name_decides_whatever_the_bandwidth(layouts, plan, expected):
-    assert plan_in_force(table_of(layouts[MODEL], choices=()), plan, 20.0) == expected
-
-
 # Adopting
 
 def test_a_planned_table_is_adopted_announced_and_run(make, layouts):
@@ -91,7 +76,7 @@ def test_a_planned_table_is_adopted_announced_and_run(make, layouts):
     assert PlanTable.loads(client.tables[-1].json, layouts[MODEL]).digest == table.digest
     client.until(lambda: client.plans[-1] == 'uniform:0.75')
     assert (f'info: plan uniform:0.5 -> uniform:0.75: planned table {table.digest.hex()[:12]} of 3 '
-            'plans; its choice for 20 Mbit/s') in node.log
+            'plans; 20 Mbit/s (parameter bandwidth_mbit_s)') in node.log
     result = client.ask(client.image(2))
     assert (result.plan, result.plan_index) == ('uniform:0.75', 1)
     assert bytes(result.table_digest) == table.digest
@@ -112,8 +97,8 @@ def test_the_bandwidth_and_the_plan_switch_within_a_planned_table(make, layouts)
         assert client.set(**values) == ''
         assert client.ask(client.image()).plan == plan, values
         assert node.engine.table is table
-    assert ('info: plan full_offload stays: parameter plan set; its choice for 100 Mbit/s'
-            in node.log)
+    assert ('info: plan full_offload stays: parameter plan set; 100 Mbit/s (parameter '
+            'bandwidth_mbit_s)' in node.log)
     refusal = client.set(bandwidth_mbit_s=-1.0)
     assert 'bandwidth_mbit_s' in refusal and '0' in refusal
 
@@ -152,6 +137,116 @@ def test_a_table_file_keeps_its_choices_and_the_bandwidth_picks_from_it(make, la
     assert client.ask(client.image()).plan == 'uniform:0.75'
     assert client.set(bandwidth_mbit_s=0.0) == ''
     assert client.ask(client.image()).plan == 'robot_only'
+
+
+# The bandwidth that is heard
+
+@pytest.fixture
+def speaker(make, layouts):
+    """Return a robot's node under a planned table, its client, and what says the bandwidth."""
+    node, client, give = make()
+    give(table_to_msg(table_of(layouts[MODEL])))
+    topic = client.node.create_publisher(Bandwidth, 'bandwidth', qos.METRICS)
+    client.until(topic.get_subscription_count)
+
+    def say(mbit_s, **more):
+        heard = len(node.plans.switching._heard)
+        topic.publish(Bandwidth(bytes_per_s=mbit_s * 125e3, low_bytes_per_s=math.nan,
+                                source='test', **more))
+        client.until(lambda: len(node.plans.switching._heard) > heard
+                     or 'topic bandwidth: ' in node.log)
+        return client.ask(client.image())
+    return node, client, say
+
+
+def test_the_plan_follows_the_bandwidth_from_frame_to_frame_and_the_log_says_why(speaker):
+    node, client, say = speaker
+    table = node.engine.table
+    for mbit_s, plan in ((100.0, 'full_offload'), (20.0, 'uniform:0.75'), (0.0, 'robot_only'),
+                         (60.0, 'full_offload')):
+        result = say(mbit_s)
+        assert result.plan == plan and error_of(result, pixels()) <= 1e-5
+        assert result.bandwidth_bytes_per_s == mbit_s * 125e3
+        client.until(lambda plan=plan: client.plans[-1] == plan)
+    assert node.engine.table is table and result.frames_dropped == 0
+    changes = [line for line in node.log.lines if line.startswith('info: plan ')]
+    assert changes[-3:] == ['info: plan full_offload -> uniform:0.75: 20 Mbit/s (test)',
+                            'info: plan uniform:0.75 -> robot_only: 0 Mbit/s (test)',
+                            'info: plan robot_only -> full_offload: 60 Mbit/s (test)']
+
+
+def test_the_low_forecast_counts_where_there_is_one(speaker):
+    node, client, say = speaker
+    say(100.0)
+    message = Bandwidth(bytes_per_s=100 * 125e3, low_bytes_per_s=10 * 125e3)
+    node.plans._on_bandwidth(message)
+    assert client.ask(client.image()).plan == 'uniform:0.75'
+
+
+@pytest.mark.parametrize('values', [
+    {'mbit_s': math.nan}, {'mbit_s': -5.0}, {'mbit_s': 1e12}, {'mbit_s': 1.0, 'age_s': 1e6},
+    {'mbit_s': 1.0, 'age_s': -3.0}, {'mbit_s': 1.0, 'age_s': math.nan}])
+def test_a_bandwidth_that_can_not_be_is_ignored_and_said_so(speaker, values):
+    node, client, say = speaker
+    assert say(100.0).plan == 'full_offload'
+    assert say(**values).plan == 'full_offload'
+    assert 'warning: topic bandwidth: a bandwidth ' in node.log
+
+
+def test_a_plan_is_held_by_the_service_and_the_parameter_and_let_go_again(speaker):
+    node, client, say = speaker
+    assert say(100.0).plan == 'full_offload'
+    answer = client.call(SetBool, 'robot_node/hold', SetBool.Request(data=True))
+    assert answer.success and answer.message == 'plan full_offload is held'
+    assert say(20.0).plan == 'full_offload' and node.params.hold
+    assert client.set(hold=False) == ''
+    assert say(20.0).plan == 'uniform:0.75'
+
+
+def test_a_plan_is_forced_by_its_name_and_no_other_name_is_taken(speaker):
+    node, client, say = speaker
+    assert client.set(force_plan='uniform:0.75') == ''
+    assert say(100.0).plan == 'uniform:0.75'
+    refusal = client.set(force_plan='uniform:0.1')
+    assert 'expected the name of a plan of the table in force: robot_only, uniform' in refusal
+    assert client.set(force_plan='') == ''
+    assert say(100.0).plan == 'full_offload'
+
+
+def test_with_two_publishers_the_least_bandwidth_counts_and_it_is_said_once(speaker):
+    node, client, say = speaker
+    other = client.node.create_publisher(Bandwidth, 'bandwidth', qos.METRICS)
+    client.until(lambda: '2 publishers on /bandwidth: the least bandwidth counts' in node.log)
+    say(20.0)
+    assert say(100.0).plan == 'uniform:0.75'
+    client.node.destroy_publisher(other)
+    client.until(lambda: not node.plans.switching.several)
+    assert say(100.0).plan == 'full_offload'
+
+
+def test_what_planning_predicts_is_said_with_each_frame_and_sets_its_deadline(make, layouts):
+    curve = {**{name: [0.3, 0.2] for name in FIGURES}, **dict.fromkeys(SIZES, 1.0)}
+    power = {'waiting_w': 2.0, 'communicating_w': 3.0, 'computing_w': 10.0, 'source': 'given'}
+    record = {'grid': [5.0, 50.0], 'curves': dict.fromkeys(PLANS, curve), 'power': power}
+    node, client, give = make(bandwidth_mbit_s=5.0)
+    give(table_to_msg(table_of(layouts[MODEL], record=record)))
+    result = client.ask(client.image())
+    assert result.predicted_s == pytest.approx(0.3) and 0.6 <= result.deadline_s <= 0.9
+    assert result.energy_j > 0 and node.energy.source == 'watts by state, given'
+    assert 2.0 * result.latency_s <= result.energy_j <= 10.0 * result.latency_s + 1e-9
+    figures = client.until(lambda: client.metrics)[-1]
+    assert figures.energy_total_j >= figures.energy_j > 0
+    assert client.set(**{'power.computing_w': 100.0}) == ''
+    result = client.ask(client.image())
+    assert result.energy_j >= 100.0 * result.robot_compute_s > 0
+
+
+def test_a_record_that_makes_no_sense_costs_the_predictions_and_nothing_else(make, layouts):
+    node, client, give = make(bandwidth_mbit_s=60.0)
+    give(table_to_msg(table_of(layouts[MODEL], record={'grid': 'nonsense'})))
+    result = client.ask(client.image())
+    assert (result.plan, result.predicted_s) == ('full_offload', 0.0)
+    assert 'warning: the plan table works, but says nothing about what to expect' in node.log
 
 
 # Refusing

@@ -3,6 +3,7 @@
 
 from array import array
 import threading
+import time
 
 import pytest
 
@@ -14,10 +15,20 @@ from ros_rig import MODEL, SIZE  # noqa: E402
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
 from hp_inference.nodes.convert import digest_to_msg  # noqa: E402
+from hp_inference.nodes.robot_port import arrived_s  # noqa: E402
 from hp_inference.nodes.server_node import ServerNode  # noqa: E402
+from hp_inference.runtime.executor import Executor  # noqa: E402
 from hp_inference.split.source import assemble  # noqa: E402
 from hp_inference.split.table import PlanTable as CoreTable  # noqa: E402
-from hp_msgs.msg import FrameReport, PlanTable, TensorChunk  # noqa: E402
+from hp_msgs.msg import (  # noqa: E402
+    FrameReport,
+    LinkReport,
+    PlanTable,
+    Probe,
+    ServerLoad,
+    ServerStatus,
+    TensorChunk,
+)
 
 pytestmark = pytest.mark.ros
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -35,9 +46,15 @@ class Robot:
         self.chunks, self.reports = [], []
         listen(TensorChunk, f'{prefix}downlink', self.chunks.append, qos.CHUNKS)
         listen(FrameReport, f'{prefix}frame_report', self.reports.append, qos.REPORTS)
+        self.probes = create(Probe, f'{prefix}probe', qos.RECEIPTS)
+        self.receipts, self.loads = [], []
+        listen(LinkReport, f'{prefix}link_report', self.receipts.append, qos.RECEIPTS)
+        listen(ServerLoad, f'{prefix}server_load', self.loads.append, qos.METRICS)
         client.until(lambda: self.tables.get_subscription_count()
                      and self.uplink.get_subscription_count()
-                     and client.node.count_publishers(f'{prefix}frame_report'))
+                     and self.probes.get_subscription_count()
+                     and client.node.count_publishers(f'{prefix}frame_report')
+                     and client.node.count_publishers(f'{prefix}link_report'))
 
     def give(self, table, **changes):
         """Publish a table and wait for what the server says to it."""
@@ -51,7 +68,8 @@ class Robot:
     def send(self, table, **changes):
         """Send the image of a frame under full_offload."""
         self.uplink.publish(TensorChunk(**{
-            'version': 1, 'session': 1, 'frame': 0, 'table_digest': digest_to_msg(table.digest),
+            'version': TensorChunk.VERSION, 'session': 1, 'frame': 0,
+            'table_digest': digest_to_msg(table.digest),
             'row_end': SIZE, 'chunk_count': 1, 'dtype': 2, 'scale': 1.0,
             'raw_bytes': SIZE * SIZE * 3, 'payload': array('B', bytes(SIZE * SIZE * 3)),
             **changes}))
@@ -206,7 +224,7 @@ def test_namespaces_that_can_not_be_are_refused(make, robots, message):
 def test_each_robot_has_topics_of_its_own(make, robots, topics):
     node, client = make(start=False, robots=robots)
     assert node.trigger_configure() == SUCCESS
-    assert [port._subscriptions[0].topic_name for port in node.ports] == topics
+    assert [port.subscriptions[0].topic_name for port in node.ports] == topics
 
 
 def test_one_robots_bad_table_is_not_anothers(make, table):
@@ -218,6 +236,151 @@ def test_one_robots_bad_table_is_not_anothers(make, table):
     client.until(lambda: node.ports[1].digest == table.digest)
     assert node.ports[0].digest == bytes(32) and 'is not JSON' in node.ports[0].text
     assert 'error: plan table of r1 refused: ' in node.log
+
+
+# What the link and the server carry
+
+def seqs(receipts) -> list[int]:
+    return [seq for receipt in receipts for seq in receipt.seq]
+
+
+def test_every_chunk_that_arrives_is_receipted_whether_it_was_of_use_or_not(make, table):
+    node, client = make()
+    robot = Robot(node, client)
+    robot.send(table, seq=1, sent_s=10.0)  # of a table that the server does not have
+    client.until(lambda: seqs(robot.receipts) == [1])
+    robot.give(table)
+    robot.send(table, seq=2, sent_s=11.0, frame=1)
+    robot.send(table, seq=3, sent_s=12.0, frame=1)  # again
+    robot.send(table, seq=4, sent_s=13.0, frame=2, scale=float('nan'))
+    client.until(lambda: seqs(robot.receipts) == [1, 2, 3, 4])
+    last = robot.receipts[-1]
+    assert (last.session, list(last.payload_bytes)) == (1, [SIZE * SIZE * 3])
+    assert list(last.sent_s) == [13.0] and 0 <= last.held_s < 1.0
+    assert len({receipt.receiver for receipt in robot.receipts}) == 1
+    arrivals = [at for receipt in robot.receipts for at in receipt.arrived_s]
+    assert arrivals == sorted(arrivals) and 0 < arrivals[-1] - arrivals[0] < 20.0
+    assert client.until(lambda: len(robot.reports) >= 2)
+
+
+def test_chunks_in_the_middle_of_a_slice_are_receipted_together(make, table):
+    node, client = make()
+    robot = Robot(node, client)
+    for seq in range(1, 10):
+        robot.send(table, seq=seq, chunk_index=seq - 1, chunk_count=9)
+    client.until(lambda: seqs(robot.receipts) == list(range(1, 10)))
+    assert len(robot.receipts) < 9
+
+
+def test_probes_are_answered_beside_chunks_and_none_that_is_too_large(make, table):
+    node, client = make()
+    robot = Robot(node, client)
+    for seq in range(1, 4):
+        robot.probes.publish(Probe(session=5, seq=seq, sent_s=float(seq), last=seq == 3,
+                                   payload=array('B', bytes(1000 * seq))))
+        robot.send(table, seq=seq)
+    robot.probes.publish(Probe(session=5, seq=4, last=True,
+                               payload=array('B', bytes(Probe.MAX_BYTES + 1))))
+    robot.probes.publish(Probe(session=6, seq=1, last=True))
+    client.until(lambda: 6 in [receipt.session for receipt in robot.receipts])
+    probes = [receipt for receipt in robot.receipts if receipt.session == 5]
+    assert seqs(probes) == [1, 2, 3]
+    assert [size for receipt in probes for size in receipt.payload_bytes] == [1000, 2000, 3000]
+    assert [at for receipt in probes for at in receipt.sent_s] == [1.0, 2.0, 3.0]
+    assert 'warning: a probe from the robot has 200001 bytes, expected at most 200000' in node.log
+
+
+def test_receipts_of_rows_sent_back_reach_the_pacer_and_false_ones_do_no_harm(make, table):
+    node, client = make()
+    robot, port = Robot(node, client), node.ports[0]
+    downlink = client.node.create_publisher(LinkReport, 'downlink_report', qos.RECEIPTS)
+    client.until(downlink.get_subscription_count)
+    robot.give(table)
+    robot.send(table)
+    chunk = client.until(lambda: robot.chunks)[0]
+    assert (chunk.seq, chunk.sent_s > 0) == (1, True)
+    assert port.pacer.in_flight_bytes == len(chunk.payload)
+    fields = {'session': chunk.session, 'receiver': 4, 'seq': [1],
+              'payload_bytes': [len(chunk.payload)], 'sent_s': [chunk.sent_s]}
+    downlink.publish(LinkReport(**fields))
+    client.until(lambda: 'warning: from the robot: a receipt with ' in node.log)
+    downlink.publish(LinkReport(**fields, arrived_s=[7.0]))
+    client.until(lambda: port.pacer.in_flight_bytes == 0)
+
+
+def test_when_a_message_arrived_is_told_on_one_clock():
+    now = time.monotonic()
+    assert 0.4 < time.monotonic() - arrived_s(
+        {'received_timestamp': int((time.time() - 0.5) * 1e9)}) < 0.6
+    for unknown in ({}, {'received_timestamp': 0}, {'received_timestamp': None},
+                    {'received_timestamp': int((time.time() + 3600) * 1e9)},
+                    {'received_timestamp': int((time.time() - 3600) * 1e9)}):
+        assert now <= arrived_s(unknown) <= time.monotonic()
+
+
+def test_the_limit_of_the_downlinks_may_change_while_running(make):
+    node, _ = make(robots=['', 'r2'], limit_mbit_s=5)
+    assert [port.pacer.limit_mbit_s for port in node.ports] == [5.0, 5.0]
+    result, = node.set_parameters([Parameter('limit_mbit_s', value=0.5)])
+    assert result.successful
+    assert [port.pacer.limit_mbit_s for port in node.ports] == [0.5, 0.5]
+    result, = node.set_parameters([Parameter('limit_mbit_s', value=-1.0)])
+    assert not result.successful
+
+
+def test_its_load_comes_twice_a_second_to_each_robot_also_while_it_computes(make, table,
+                                                                           monkeypatch):
+    node, client = make(robots=['', 'r2'])
+    one, two = Robot(node, client), Robot(node, client, 'r2')
+    one.give(table)
+    hold, run = threading.Event(), Executor.run
+
+    def slow(self, *args, **kwargs):
+        assert hold.wait(10)
+        return run(self, *args, **kwargs)
+    with monkeypatch.context() as patch:
+        patch.setattr(Executor, 'run', slow)
+        one.send(table)
+        client.until(lambda: one.loads and one.loads[-1].frames_in_flight == 1)
+        count, begun = len(one.loads), time.monotonic()
+        client.until(lambda: len(one.loads) >= count + 3)
+        assert 0.9 < time.monotonic() - begun < 5.0
+        hold.set()
+        client.until(lambda: one.reports)
+    load = client.until(lambda: next((each for each in one.loads if each.frames_per_s), None))
+    assert load.device == 'cpu' and 20e6 < load.memory_bytes < 1e12
+    assert 0 < load.busy <= 1 and load.compute_s > 0 and load.turn_wait_s >= 0
+    client.until(lambda: two.loads and not two.loads[-1].frames_in_flight)
+    assert node.trigger_deactivate() == SUCCESS
+    client.spin(0.2)
+    count = len(one.loads)
+    client.spin(1.2)
+    assert len(one.loads) == count
+
+
+def test_another_server_of_the_same_robot_is_warned_about_once_with_the_fix(make):
+    node, client = make(robots=['', 'r2'])
+    client.spin(1.2)
+    assert not [line for line in node.log.lines if 'Stop one of them' in line]
+    other = client.node.create_publisher(ServerStatus, 'r2/server_status', qos.LATCHED)
+    client.until(lambda: 'Stop one of them' in node.log)
+    client.spin(1.2)
+    warned = [line for line in node.log.lines if 'Stop one of them' in line]
+    assert len(warned) == 1
+    assert warned[0].startswith('warning: /client serves r2, too, on /r2/server_status: the robot')
+    client.node.destroy_publisher(other)
+    client.until(lambda: node.ports[1]._alone)
+
+
+def test_robots_with_one_table_share_what_it_takes(make, table):
+    node, client = make(robots=['', 'r2'])
+    one, two = Robot(node, client), Robot(node, client, 'r2')
+    one.give(table)
+    two.tables.publish(PlanTable(digest=digest_to_msg(table.digest), json=table.dumps()))
+    client.until(lambda: node.ports[1].digest == table.digest)
+    held = [port.engine._tables[table.digest] for port in node.ports]
+    assert [id(executor) for executor in held[0]] == [id(executor) for executor in held[1]]
+    assert node.turns.places == 1
 
 
 # States of the lifecycle

@@ -15,7 +15,8 @@ from hp_inference.graph.ir import Ref
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.models import load_model
 from hp_inference.link.wire import CODEC_CODES
-from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime, Power
+from hp_inference.runtime.meters import Power
+from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime
 from hp_planner.timeline.setting import LinkModel, Setting
 
 POWER = Power(4.0, 6.0, 14.0)  # waiting, communicating, computing

@@ -4,7 +4,8 @@
 import pytest
 from settings import drawn_setting, NETS, profile_of, setting_of, tiny
 
-from hp_inference.split.plan import EXACT_CODECS, random_plan
+from hp_inference.split.codecs import EXACT_CODECS
+from hp_inference.split.plan import random_plan
 from hp_planner.loss.bound import Bound
 from hp_planner.loss.objective import Objective
 from hp_planner.loss.search import Loss

@@ -11,7 +11,8 @@ from nets import Net
 import numpy as np
 import pytest
 
-from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime, Power, ProfileError
+from hp_inference.runtime.meters import Power
+from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime, ProfileError
 
 
 @pytest.fixture(scope='module')
@@ -156,12 +157,6 @@ def test_a_field_that_makes_no_sense_is_refused_by_name(layout, changes):
     field = next(iter(changes)).removesuffix('s')  # the text may speak of one of several
     with pytest.raises(ProfileError, match=field):
         profile_of(layout, **changes)
-
-
-@pytest.mark.parametrize('watts', [(-1, 0, 0), (0, math.nan, 0), (0, 0, '12')])
-def test_power_is_three_finite_numbers(watts):
-    with pytest.raises(ProfileError, match='power .*expected a finite number from 0 on'):
-        Power(*watts)
 
 
 @pytest.mark.parametrize('speed', [(0, 1), (1, -1), (math.inf, 1)])

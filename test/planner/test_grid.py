@@ -6,10 +6,10 @@ import math
 import pytest
 from settings import drawn_setting, POWER, profile_of, setting_of, tiny
 
+from hp_inference.runtime.meters import NO_POWER
 from hp_inference.split.table import PlanTable
 from hp_planner.loss.grid import checked_grid, default_grid, expected_costs, FINE, plan_table
 from hp_planner.loss.objective import Objective
-from hp_planner.profile.device import Power
 from hp_planner.report.record import Record
 from hp_planner.timeline.setting import SettingError
 from hp_planner.timeline.timeline import Population, Timeline
@@ -106,7 +106,7 @@ def test_a_bound_that_no_plan_reaches_says_what_could_be_reached():
 
 def test_energy_is_not_planned_for_where_nobody_knows_the_power():
     layout = tiny('chain')
-    unknown = profile_of(layout, power=Power(0.0, 0.0, 0.0, 'unknown'))
+    unknown = profile_of(layout, power=NO_POWER)
     timeline = Timeline(setting_of(layout, unknown))
     with pytest.raises(SettingError, match='--computing-w'):
         plan_table(timeline, Objective('energy'), GRID)

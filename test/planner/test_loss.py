@@ -9,7 +9,7 @@ import pytest
 from settings import drawn_setting, tiny
 import torch
 
-from hp_inference.split.plan import EXACT_CODECS, LOSSY_CODECS
+from hp_inference.split.codecs import EXACT_CODECS, LOSSY_CODECS
 from hp_planner.loss.baselines import baselines
 from hp_planner.loss.objective import Objective
 from hp_planner.loss.search import Loss

@@ -9,10 +9,11 @@ from nets import Net, random_image, random_net
 import pytest
 import torch
 
+from hp_inference.runtime.meters import Power
 from hp_inference.split.plan import robot_only
 from hp_inference.split.program import compile_plan, Compute
 from hp_planner.profile import measure
-from hp_planner.profile.device import DeviceProfile, Power
+from hp_planner.profile.device import DeviceProfile
 from hp_planner.profile.measure import (
     frame_seconds,
     OperatorBench,

@@ -4,11 +4,10 @@
 from nets import Net
 import pytest
 
+from hp_inference.runtime.meters import NO_POWER, SampledMeter
 from hp_planner.profile import here as module
 from hp_planner.profile.device import DeviceProfile
 from hp_planner.profile.here import profile_here
-from hp_planner.profile.measure import NO_POWER
-from hp_planner.profile.power import SampledMeter
 
 
 @pytest.fixture(scope='module')

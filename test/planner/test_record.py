@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import synthetic
 
-from hp_planner.report.record import FIGURES, Record
-from hp_planner.report.record_json import RecordError
+from hp_inference.split.curves import FIGURES
+from hp_inference.split.record_json import RecordError
+from hp_planner.report.record import Record
 
 RECORD = Record.from_json(synthetic.record())
 

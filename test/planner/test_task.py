@@ -7,9 +7,9 @@ from nets import Net
 import pytest
 from test_device import profile_of
 
+from hp_inference.runtime.meters import NO_POWER, Power
 from hp_planner.loss.grid import default_grid
 from hp_planner.loss.objective import Objective
-from hp_planner.profile.device import Power
 from hp_planner.task import Task
 from hp_planner.timeline.setting import LinkModel, SettingError
 
@@ -68,7 +68,7 @@ def test_power_is_the_profiles_but_for_what_is_given(layout):
 
 @pytest.mark.parametrize('objective', ['energy', 'energy_under_latency', 'weighted'])
 def test_energy_without_a_known_power_is_refused(layout, objective):
-    dark = profile_of(layout, power=Power(0.0, 0.0, 0.0, 'unknown'))
+    dark = profile_of(layout, power=NO_POWER)
     changes = {'objective': objective, 'latency_bound_ms': 100.0}
     with pytest.raises(SettingError, match="'power.waiting_w', 'power.communicating_w' and"):
         task(**changes).setting(layout, dark, dark)

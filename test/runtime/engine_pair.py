@@ -60,7 +60,7 @@ class Pair:
     """
 
     def __init__(self, layout: Layout, plans: PlanTable, *, deadline_s: float = WAIT_S,
-                 retry_s: float = 0.0, connected: bool = True, **server):
+                 retry_s: float = 0.0, connected: bool = True, pick=None, **server):
         self.layout, self.server_options = layout, server
         self.up: Callable[[Chunk], Iterable[Chunk]] = lambda chunk: [chunk]
         self.down: Callable[[Chunk], Iterable[Chunk]] = lambda chunk: [chunk]
@@ -69,21 +69,22 @@ class Pair:
         self.drops: list[tuple[object, str]] = []
         self.results: queue.Queue[FrameResult] = queue.Queue()
         self.server = self.new_server()
-        self.robot = self.new_robot(plans, deadline_s, retry_s)
+        self.robot = self.new_robot(plans, deadline_s, retry_s, pick=pick)
         if connected:
             self.agree(plans)
 
     def agree(self, plans: PlanTable) -> None:
         """Let the server take a table and the robot know."""
         self.server.use(plans)
-        self.robot.server_holds(plans.digest)
+        self.robot.server.holds(plans.digest)
 
     def new_server(self) -> ServerEngine:
         return ServerEngine(self.layout, self._down, self._report, **self.server_options)
 
-    def new_robot(self, plans: PlanTable, deadline_s: float, retry_s: float) -> RobotEngine:
+    def new_robot(self, plans: PlanTable, deadline_s: float, retry_s: float,
+                  **more) -> RobotEngine:
         return RobotEngine(self.layout, plans, self._up, self.results.put,
-                           lambda *drop: self.drops.append(drop), deadline_s, retry_s)
+                           lambda *drop: self.drops.append(drop), deadline_s, retry_s, **more)
 
     def ask(self, seed: int = 0) -> FrameResult:
         """Return the answer to an image, proven right."""
@@ -150,7 +151,7 @@ def _damaged(chunk: Chunk) -> Chunk:
 
 # What is wrong: how a chunk gets it, and what the refusal says.
 WRONG = {
-    'version': (lambda c: replace(c, version=9), 'chunk has version 9, expected 1'),
+    'version': (lambda c: replace(c, version=9), 'chunk has version 9, expected 2'),
     'table': (lambda c: replace(c, table_digest=b'\7' * 32), '0707070707'),
     'plan': (lambda c: replace(c, plan_index=7), 'plan'),
     'value': (lambda c: replace(c, value_id=999), 'value 999 rows ['),

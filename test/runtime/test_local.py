@@ -119,7 +119,7 @@ def test_rows_that_do_not_come_end_the_frame_at_its_deadline_and_are_named(place
     lambda chunk: [replace(chunk, session=2)],
     lambda chunk: [replace(chunk, plan_index=1)],
     lambda chunk: [replace(chunk, table_digest=b'\x01' * 32)],
-    lambda chunk: [replace(chunk, version=2)],
+    lambda chunk: [replace(chunk, version=chunk.version + 1)],
 ], ids=['short', 'long', 'empty', 'broken', 'raw_bytes', 'dtype', 'value', 'rows', 'count', 'frame',
         'session', 'plan', 'table', 'version'])
 def test_rows_that_come_damaged_or_as_something_else_count_as_missing(change, place):

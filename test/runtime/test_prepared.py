@@ -2,6 +2,7 @@
 """Executors are warmed up once, shared by tables that have the same plan, and freed with them."""
 
 import gc
+import threading
 
 from engine_pair import small_net, table
 import pytest
@@ -51,3 +52,25 @@ def test_an_executor_that_nobody_holds_is_gone(layout, warmed):
     gc.collect()
     assert [program.plan for program in warmed] == ['uniform:0.5', 'full_offload', 'uniform:0.5']
     assert list(prepared._plans.values()) == held
+
+
+def test_one_that_is_told_to_give_up_stops_before_the_next_plan(layout, warmed):
+    def check():
+        if len(warmed) == 2:
+            raise KeyError
+    prepared, plans = Prepared(layout, SERVER), table(layout, 'uniform:0.5', 'layer:3', 'layer:4')
+    with pytest.raises(KeyError):
+        prepared.prepare(plans, check)
+    assert len(warmed) == 2 and len(prepared.prepare(plans)) == 3
+
+
+def test_those_that_prepare_the_same_at_once_share_it(layout, warmed):
+    prepared, plans = Prepared(layout, SERVER), table(layout, 'uniform:0.5', 'full_offload')
+    made = []
+    threads = [threading.Thread(target=lambda: made.append(prepared.prepare(plans)))
+               for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(warmed) == 2 and all(each == made[0] for each in made)

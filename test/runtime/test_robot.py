@@ -19,6 +19,7 @@ from hp_inference.link.outbox import Outbox
 from hp_inference.runtime.executor import Executor
 from hp_inference.runtime.frames import ABORTED, BOTH, FrameReport, OK, REFUSED, ROBOT, SERVER, Span
 from hp_inference.runtime.pixels import BadImage
+from hp_inference.runtime.switching import Pick
 
 SPLIT = ('full_offload', 'uniform:0.5')
 PLANS = {'robot_only': ROBOT, 'full_offload': SERVER, 'uniform:0.5': BOTH, 'uniform:0.3': BOTH,
@@ -92,6 +93,38 @@ def test_a_switch_in_the_middle_of_a_frame_takes_effect_with_the_next(pair):
     assert [sides.ask(seed).plan for seed in range(2)] == ['full_offload', 'uniform:0.5']
 
 
+def test_the_plan_is_picked_anew_for_every_frame_and_what_it_was_picked_by_is_told(pair):
+    order = [Pick(1, '', 5e6, 0.25), Pick(0, ''), Pick(2, '', 1e6)]
+    asked = []
+
+    def pick(table, index):
+        asked.append(index)
+        return order[len(asked) - 1]
+    sides = pair('uniform:0.5', 'robot_only', 'full_offload', pick=pick)
+    told = [sides.ask(seed) for seed in range(3)]
+    assert asked == [0, 1, 0] and sides.robot.index == 2
+    assert [result.plan for result in told] == ['robot_only', 'uniform:0.5', 'full_offload']
+    assert not any(result.fallback for result in told)
+    assert [result.predicted_s for result in told] == [0.25, 0.0, 0.0]
+    assert [result.bandwidth_bytes_per_s for result in told] == [5e6, 0.0, 1e6]
+
+
+def test_the_robot_begins_alone_in_time_for_its_deadline(pair):
+    sides = pair('full_offload', deadline_s=0.5)
+    sides.down = lambda chunk: []
+    result = sides.ask()
+    assert 'deadline passed' in result.fallback_reason
+    assert result.deadline_s == pytest.approx(0.5) and 0.3 < result.latency_s <= 0.5
+
+
+def test_without_a_deadline_twice_what_is_predicted_is_waited_for(pair):
+    sides = pair('full_offload', deadline_s=0.0, pick=lambda table, index: Pick(0, '', 1e6, 0.15))
+    sides.down = lambda chunk: []
+    result = sides.ask()
+    assert 'deadline passed' in result.fallback_reason
+    assert 0.29 <= result.robot_wait_s < 0.4 and result.latency_s <= result.deadline_s
+
+
 def test_a_new_table_is_followed_once_the_server_holds_it(pair, layout):
     sides = pair('uniform:0.5')
     assert not sides.ask().fallback
@@ -109,7 +142,7 @@ def test_a_new_table_is_followed_once_the_server_holds_it(pair, layout):
 def test_without_a_server_the_robot_answers_alone_and_says_why(pair):
     sides = pair('uniform:0.5', connected=False)
     assert sides.ask().fallback_reason == 'no server has been heard of'
-    sides.robot.server_holds(b'', 'the server has another model')
+    sides.robot.server.holds(b'', 'the server has another model')
     result = sides.ask(1)
     assert (result.fallback_reason, result.computed_on) == ('the server has another model', ROBOT)
     assert result.sent_bytes == 0
@@ -127,8 +160,8 @@ def test_an_agreement_ends_the_time_alone_at_once(pair):
     assert sides.ask(1).fallback_reason == 'the server left the last frame alone'
     sides.down = lambda chunk: [chunk]
     sides.robot.deadline_s = WAIT_S
-    sides.robot.server_holds(b'')
-    sides.robot.server_holds(sides.robot.table.digest)
+    sides.robot.server.holds(b'')
+    sides.robot.server.holds(sides.robot.table.digest)
     assert not sides.ask(2).fallback
 
 
@@ -467,7 +500,7 @@ def test_a_robot_that_starts_anew_has_a_session_of_its_own(pair):
     old.close()
     sides.up = lambda chunk: [chunk]
     sides.robot = sides.new_robot(plans, WAIT_S, 0.0)
-    sides.robot.server_holds(plans.digest)
+    sides.robot.server.holds(plans.digest)
     assert sides.robot.session != old.session
     result = sides.ask(1)
     assert (result.frame, result.fallback) == (0, False)

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 import gc
 import logging
+from pathlib import Path
+import sys
 import threading
 import time
 import weakref
@@ -15,11 +17,14 @@ import pytest
 import torch
 
 from hp_inference.link.chunks import chunk_slice
-from hp_inference.link.wire import Chunk, Head
+from hp_inference.link.errors import Aborted
+from hp_inference.link.wire import Chunk, Head, VERSION
 from hp_inference.runtime.executor import Executor
 from hp_inference.runtime.frames import ABORTED, inbox_for, OK, REFUSED, slice_spec
+from hp_inference.runtime.prepared import Prepared
 from hp_inference.runtime.server import KEPT_OVER, KEPT_TABLES, ServerEngine
-from hp_inference.split.shares import ROBOT
+from hp_inference.runtime.turns import Turn, Turns
+from hp_inference.split.shares import ROBOT, SERVER
 
 ROBOT_SESSION = 7
 
@@ -210,7 +215,8 @@ def test_tables_may_come_while_frames_run(robot, layout):
 # Chunks that are refused
 
 @pytest.mark.parametrize('wrong, message', [
-    ({'version': 2}, 'chunk has version 2, expected 1: run the same release on both sides'),
+    ({'version': 1}, f'chunk has version 1, expected {VERSION}: run the same release on both '
+                     'sides'),
     ({'table_digest': b'\7' * 32}, 'the frame runs under plan table 070707070707, this server '
                                    'holds '),
     ({'table_digest': b''}, 'the frame runs under plan table , this server holds '),
@@ -486,3 +492,198 @@ def test_frames_that_are_over_leave_nothing_in_memory(robot, monkeypatch):
     assert len(buffers) == 5
     until(lambda: all(ref() is None for ref in buffers))  # without the help of the collector
     assert tensors() <= before
+
+
+# Several robots
+
+@contextmanager
+def all_places_taken(turns):
+    """Keep the only place to compute, as another robot's frame does."""
+    held = Turn(turns.line(), lambda: False, time.monotonic())
+    assert held.enter()
+    try:
+        yield
+    finally:
+        held.leave()
+
+
+def test_robots_take_turns_whatever_one_of_them_asks_for(robot):
+    turns, ended = Turns(), []
+    flood, other = robot(turns=turns, max_sessions=6), robot(turns=turns)
+    for name, side in (('flood', flood), ('other', other)):
+        side.engine._report = lambda report, name=name: ended.append(name)
+    with all_places_taken(turns):
+        for frame in range(6):
+            flood.give(flood.uplink(frame))
+        until(lambda: len(flood.engine._line.waiting) == 6)
+        for frame in range(2):
+            other.give(other.uplink(frame))
+        until(lambda: len(other.engine._line.waiting) == 2)
+    flood.settled()
+    other.settled()
+    assert sorted(ended[:4]) == ['flood', 'flood', 'other', 'other'] and 'other' not in ended[4:]
+
+
+def test_only_as_many_frames_compute_at_once_as_there_are_places(robot, monkeypatch):
+    turns, lock, done = Turns(), threading.Lock(), ServerEngine._report_done
+    sides, inside, most = [robot(turns=turns) for _ in range(3)], 0, 0
+
+    def watched(self, session):
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.005)
+        with lock:
+            inside -= 1
+        done(self, session)
+    monkeypatch.setattr(ServerEngine, '_report_done', watched)
+    for side in sides:
+        for frame in range(4):
+            side.give(side.uplink(frame))
+    for side in sides:
+        side.settled()
+        assert side.engine.frames[OK] == 4
+    assert most == 1 and turns._taken == 0
+
+
+def test_a_robot_that_keeps_its_rows_back_keeps_nobody_from_computing(robot):
+    turns = Turns()
+    hanging, other = robot(turns=turns, session_timeout_s=WAIT_S), robot(turns=turns)
+    streams = [hanging.uplink(frame, 2) for frame in range(4)]
+    for stream in streams:
+        hanging.give(stream[:-1])
+    until(lambda: not hanging.engine._queue)
+    for frame in range(3):
+        other.answer(frame)
+    assert hanging.engine.in_flight == 4
+    hanging.engine.stop()
+    hanging.settled()
+    assert hanging.engine.frames[ABORTED] == 4
+
+
+def test_a_frame_whose_turn_does_not_come_in_time_is_given_up(robot):
+    turns = Turns()
+    side = robot(turns=turns, session_timeout_s=0.1)
+    with all_places_taken(turns):
+        side.give(side.uplink(0))
+        until(lambda: side.reports)
+    assert side.ends() == [(0, ABORTED)]
+    assert side.reports[0].text.startswith('its turn to compute did not come: after 0.')
+    until(lambda: side.engine.computed.frames)
+    assert 0.05 <= side.engine.computed.turn_wait_s < WAIT_S
+    side.answer(1)
+
+
+@pytest.mark.parametrize('way', ['closing', 'bad chunk', 'too many'])
+def test_a_frame_that_is_given_up_while_it_waits_for_its_turn_ends_at_once(robot, way):
+    turns = Turns()
+    side = robot(turns=turns, max_sessions=1, session_timeout_s=2 * WAIT_S)
+    with all_places_taken(turns):
+        side.give(side.uplink(0))
+        until(lambda: side.engine._line.waiting)
+        if way == 'closing':
+            side.engine.close()
+            assert not [name for name in engine_threads() if 'frames' in name]
+        elif way == 'bad chunk':
+            side.give([WRONG['value'][0](side.uplink(0)[0])])
+        else:
+            side.give(side.uplink(1)[:1])
+        until(lambda: side.reports)
+        assert side.ends() == [(0, REFUSED if way == 'bad chunk' else ABORTED)]
+
+
+def test_a_table_that_is_prepared_while_the_engine_is_stopped_is_given_up(robot, layout,
+                                                                         monkeypatch):
+    side, warmed = robot(), []
+    monkeypatch.setattr(Executor, 'warm_up', lambda self: warmed.append(side.engine.stop()))
+    with pytest.raises(Aborted, match='the server is stopping'):
+        side.engine.use(table(layout, 'uniform:0.11', 'uniform:0.12', 'uniform:0.13'))
+    assert len(warmed) == 1
+
+
+def test_robots_with_the_same_plans_share_their_executors(robot, layout):
+    prepared = Prepared(layout, SERVER)
+    sides = [robot(prepared=prepared) for _ in range(3)]
+    held = {id(executor) for side in sides for executor in side.engine._tables[side.table.digest]}
+    assert len(held) == 3  # one for each plan
+    streams = [side.uplink(0) for side in sides]
+    for place in range(3):
+        for side, stream in zip(sides, streams):
+            side.give(stream[place:place + 1])
+    for side in sides:
+        side.settled()
+        assert side.engine.frames[OK] == 1
+        side.answer(1)
+
+
+def test_what_one_robot_does_wrong_does_not_touch_the_frames_of_another(robot, layout):
+    turns, prepared = Turns(), Prepared(layout, SERVER)
+    bad, good = (robot(turns=turns, prepared=prepared, session_timeout_s=0.5) for _ in range(2))
+    frame = 0
+
+    def answered():
+        nonlocal frame
+        frame += 1
+        good.answer(frame, frame % 3 and 1)
+    for number, (tamper, _) in enumerate(WRONG.values()):
+        first, *rest = bad.uplink(number)
+        bad.give([first, tamper(rest[0])])
+        answered()
+    bad.give(bad.uplink(100)[:2])  # it dies in the middle of a frame ...
+    answered()
+    bad.give(bad.uplink(0, session=8)[:1])  # ... comes back, and dies again
+    answered()
+    bad.answer(1, session=9)
+    until(lambda: not bad.engine.in_flight)
+    answered()
+    assert good.engine.frames == {OK: frame, REFUSED: 0, ABORTED: 0}
+    assert good.engine.stray_chunks == 0 and not turns._lines and turns._taken == 0
+
+
+# What it tells of itself
+
+def test_rows_go_as_the_pacer_lets_them_and_a_robot_that_starts_anew_has_nothing_in_flight(robot):
+    class Pacing:
+        def __init__(self):
+            self.did = []
+
+        def admit(self, chunk, unwanted):
+            self.did.append((chunk.session, chunk.frame))
+            chunk.seq, chunk.sent_s = len(self.did), 1.5
+            return True
+
+        def reset(self):
+            self.did.append('reset')
+
+        def wake(self):
+            pass
+    pacer = Pacing()
+    side = robot(pacer=pacer)
+    side.answer(0)
+    side.answer(1)
+    side.answer(0, session=8)
+    assert pacer.did == ['reset', *[(7, 0)] * 3, *[(7, 1)] * 3, 'reset', *[(8, 0)] * 3]
+    assert [chunk.seq for chunk in side.chunks] == [2, 3, 4, 5, 6, 7, 9, 10, 11]
+
+
+def test_it_counts_what_it_computed(robot):
+    side = robot()
+    for frame in range(3):
+        side.answer(frame)
+    computed = side.engine.computed
+    assert computed.frames == 3 and side.engine.chunks == 9 and side.engine.in_flight == 0
+    assert computed.compute_s >= sum(report.compute_s for report in side.reports) > 0
+    assert 0 <= computed.turn_wait_s < WAIT_S
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='threads have names of their own on Linux')
+def test_the_threads_that_compute_can_be_told_apart_from_outside(robot):
+    side = robot(max_sessions=3)
+
+    def named():
+        names = [path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')]
+        return names.count('server frames')
+    until(lambda: named() == 3)
+    side.engine.close()
+    until(lambda: named() == 0)

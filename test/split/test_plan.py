@@ -7,14 +7,12 @@ from nets import chain, Net, random_net
 import pytest
 
 from hp_inference.link.wire import CHUNK_BYTES, CODEC_CODES
+from hp_inference.split.codecs import CODECS, EXACT_CODECS, LOSSY_CODECS
 from hp_inference.split.plan import (
     BLOCK_COUNTS,
-    CODECS,
-    EXACT_CODECS,
     full_offload,
     JPEG_ROW_BYTES,
     layer,
-    LOSSY_CODECS,
     make_plan,
     Plan,
     PlanError,

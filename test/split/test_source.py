@@ -70,7 +70,7 @@ def test_the_choices_of_the_first_table_hold_for_its_plans(layout, tmp_path, tab
     assert names(made.plans) == ['full_offload', 'robot_only', 'layer:2', 'uniform:0.5']
     assert [made.plans[made.choose(rate)].name for rate in (0, 1, 5, 100)] == [
         'robot_only', 'robot_only', 'layer:2', 'full_offload']
-    assert made.record is None, 'nobody who runs plans needs the record'
+    assert made.record == {'objective': 'latency'}
     # Somebody who names another plan first means that one, whatever the link does.
     assert assemble(layout, 'robot_only', (str(path),)).choices == ()
 

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The nodes on two hosts: robot, monitor and camera on one, the server on the other.
+
+The hosts are those of the lab (test/lab): the link has a real rate, the robot's computing thread
+gets a part of a processor only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import tempfile
+import time
+
+from hp_inference.link.dds import environment
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'test' / 'lab'))
+from lab import host_environment, Lab, missing  # noqa: E402
+
+READY_S = 180.0
+WATTS = {'power.waiting_w': 4.7, 'power.communicating_w': 5.0, 'power.computing_w': 13.0}
+RMW = 'rmw_fastrtps_cpp'
+
+
+class TwoHosts:
+    """
+    A model served between two hosts; a context manager.
+
+    ``slower``: how many times longer the robot's computing takes. ``plan``: the robot's parameter.
+    Raises SystemExit, saying what is missing, where there can be no lab.
+    """
+
+    def __init__(self, model: str, shape: tuple[int, ...], plan: str, mbit_s: float,
+                 slower: float = 4.0, monitor: bool = False, **robot):
+        lacks = missing()
+        if lacks:
+            raise SystemExit(f'two hosts need {", ".join(lacks)}: see make lab')
+        self.folder = tempfile.TemporaryDirectory(prefix='hp_bench_')
+        self.lab = Lab(mbit_s)
+        self._logs: list[Path] = []
+        try:
+            both = {'model': model, 'input': list(shape), 'threads': 1}
+            self.server = self._node(self.lab.server, 'server_node', **both)
+            self.robot = self._node(self.lab.robot, 'robot_node', **both, **WATTS, plan=plan,
+                                    plans=['robot_only', 'full_offload'], **robot,
+                                    **{'qos_overrides./image.subscription.reliability':
+                                       'reliable'})
+            if monitor:
+                self._node(self.lab.robot, 'bandwidth_monitor_node')
+            self._camera = self.lab.robot.popen(
+                [sys.executable, str(ROOT / 'bench' / '_camera.py'), model, *map(str, shape)],
+                env=self._environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._camera.stdout.readline()
+            if not self.do('wait_ready', seconds=READY_S)['ready']:
+                raise SystemExit('\n'.join(['the nodes were not ready in time',
+                                            *(log.read_text()[-2000:] for log in self._logs)]))
+            self.lab.slow(self.robot.pid, 'robot frames', slower)
+        except BaseException:
+            self.close()
+            raise
+
+    def do(self, what: str, **more) -> dict:
+        """Have the camera do something; see _camera.py."""
+        self._camera.stdin.write(json.dumps({'do': what, **more}) + '\n')
+        self._camera.stdin.flush()
+        line = self._camera.stdout.readline()
+        if not line:
+            raise SystemExit(f'the camera has ended with status {self._camera.wait(10)}')
+        return json.loads(line)
+
+    def begin(self, what: str, **more) -> None:
+        """Have the camera begin something; ``end`` returns its answer."""
+        self._camera.stdin.write(json.dumps({'do': what, **more}) + '\n')
+        self._camera.stdin.flush()
+
+    def end(self) -> dict:
+        """Return the answer to ``begin``."""
+        return json.loads(self._camera.stdout.readline())
+
+    def set(self, **values) -> None:
+        """Set parameters of the robot; SystemExit where it refuses."""
+        refusal = self.do('set', values=values)['refusal']
+        if refusal:
+            raise SystemExit(f'the robot refuses {values}: {refusal}')
+
+    def ask(self, count: int = 1) -> list[dict]:
+        """Return what became of so many images."""
+        return self.do('ask', count=count)['frames']
+
+    def logs(self) -> str:
+        """Return what the nodes have said."""
+        return '\n'.join(f'== {log.name}\n{log.read_text()}' for log in self._logs)
+
+    def close(self) -> None:
+        """Stop everything."""
+        self.lab.close()
+        self.folder.cleanup()
+
+    def __enter__(self) -> TwoHosts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _node(self, side, name: str, **params) -> subprocess.Popen:
+        log = Path(self.folder.name) / f'{name}.log'
+        self._logs.append(log)
+        given = [part for key, value in params.items()
+                 for part in ('-p', f'{key}:={json.dumps(value)}')]
+        with open(log, 'wb') as file:
+            return side.popen([sys.executable, '-m', f'hp_inference.nodes.{name}', '--ros-args',
+                               *given], env=self._environment(), stdin=subprocess.DEVNULL,
+                              stdout=file, stderr=subprocess.STDOUT)
+
+    def _environment(self) -> dict[str, str]:
+        env = host_environment({**os.environ, 'OMP_NUM_THREADS': '1',
+                                'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '93')})
+        return {**env, **environment(env, RMW)}
+
+
+def settle(seconds: float = 0.3) -> None:
+    """Let what is queued on the link drain."""
+    time.sleep(seconds)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Several robots on one server, over real ROS topics on one host.
+
+The server is server_node in a process of its own with one computing thread. The robots live in a
+second process; each has its topics, chunks, receipts and pacing, but computes nothing: the plan is
+full_offload, so that the server is what they share. Each asks for its next frame when it has the
+answer to the last, and every answer is compared with the unsplit model's. Beside the fleets, one
+robot is measured alone and next to one that floods the server, with robots that take turns and
+with all frames at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from statistics import median
+import subprocess
+import sys
+
+from _common import finish, parser, table
+import numpy as np
+
+MODEL, SIZE, PLAN = 'torchvision:resnet18', 224, 'full_offload'
+FLEETS = (1, 2, 4, 8)
+STOP_S = 10.0
+# Of the robot that behaves well: how many there are with it, how many of these flood the server.
+SETTINGS = {'alone': {'count': 1},
+            'beside a flood, in turns': {'count': 2, 'flooding': 1},
+            'beside a flood, all at once': {'count': 2, 'flooding': 1, 'places': 64}}
+ROUNDS = 3
+
+
+def play(names: list[str], seconds: float, flooding: int) -> None:
+    """Be the robots and print their figures."""
+    from _fleet_robots import play
+    import torch
+
+    from hp_inference.graph.load import ModelSpec, open_model
+    from hp_inference.split.plan import make_plan
+    from hp_inference.split.table import PlanTable
+    torch.set_num_threads(1)
+    model, layout = open_model(ModelSpec(MODEL, (1, 3, SIZE, SIZE)))
+    figures = play(model, PlanTable(layout, [make_plan(PLAN, layout)]), names, seconds, flooding)
+    print(json.dumps(figures))
+    sys.stdout.flush()
+    os._exit(0)  # the spinning thread has nothing to end for
+
+
+def measure(count: int, seconds: float, flooding: int = 0, places: int = 1) -> dict:
+    """Return the figures of a fleet on a server of its own."""
+    names = [f'r{i}' for i in range(count)]
+    env = {**os.environ, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'OMP_NUM_THREADS': '1',
+           'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '92')}
+    params = {'model': MODEL, 'input': [1, 3, SIZE, SIZE], 'threads': 1, 'robots': names,
+              'compute_places': places}
+    server = subprocess.Popen(
+        [sys.executable, '-m', 'hp_inference.nodes.server_node', '--ros-args', '--log-level',
+         'ERROR', *(part for name, value in params.items()
+                    for part in ('-p', f'{name}:={json.dumps(value)}'))], env=env)
+    try:
+        output = subprocess.run(
+            [sys.executable, __file__, '--role', 'robots', '--robots', *names, '--flooding',
+             str(flooding), '--seconds', str(seconds)],
+            env=env, check=True, capture_output=True, text=True,
+            timeout=120 + 3 * seconds).stdout
+    finally:
+        server.terminate()
+        try:
+            server.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Run fleet after fleet, print, write."""
+    options = parser(__doc__)
+    options.add_argument('--seconds', type=float, default=10.0, help='per fleet')
+    options.add_argument('--role', choices=('robots',), help='used by the bench itself')
+    options.add_argument('--robots', nargs='+', default=[], help='used by the bench itself')
+    options.add_argument('--flooding', type=int, default=0, help='used by the bench itself')
+    options = options.parse_args()
+    if options.role:
+        return play(options.robots, options.seconds, options.flooding)
+    seconds = 2.0 if options.quick else options.seconds
+    fleets = {count: measure(count, seconds) for count in FLEETS}
+    per_robot_mb = float(np.polyfit(FLEETS, [fleets[count]['memory_mb'] for count in FLEETS], 1)[0])
+    rows = []
+    for count, fleet in fleets.items():
+        robots = fleet['robots']
+        rates = [robot['frames_per_s'] for robot in robots]
+        fleet['frames_per_s'] = sum(rates)
+        fleet['fairness'] = min(rates) / max(rates) if max(rates) else 0.0
+        rows.append([count, sum(rates), *_latencies(robots), fleet['fairness'],
+                     fleet['memory_mb'], *_faults(robots)])
+    table(f'{MODEL} {SIZE}x{SIZE}, {PLAN}, {seconds:g} s each', [
+        'robots', 'frames/s', 'p50 ms', 'p95 ms, best robot', 'p95 ms, worst robot',
+        'frames/s worst/best', 'server MB', 'lost', 'wrong'], rows)
+    print(f'memory per added robot, fitted: {per_robot_mb:.1f} MB')
+    beside: dict[str, list[dict]] = {name: [] for name in SETTINGS}
+    for _ in range(1 if options.quick else ROUNDS):
+        for name, setting in SETTINGS.items():  # interleaved: the machine's noise hits all alike
+            beside[name] += measure(seconds=seconds, **setting)['robots']
+    table('one robot that behaves well, medians', [
+        'setting', 'frames/s', 'p50 ms', 'p95 ms', 'lost', 'wrong'], [
+        [name, *(median(robot[figure] for robot in robots)
+                 for figure in ('frames_per_s', 'p50_ms', 'p95_ms')), *_faults(robots)]
+        for name, robots in beside.items()])
+    finish(options, {'fleets': fleets, 'memory_mb_per_robot': per_robot_mb, 'flood': beside})
+
+
+def _latencies(robots: list[dict]) -> tuple[float, float, float]:
+    """Return the middle robot's median, the best and the worst robot's 95th percentile [ms]."""
+    medians = sorted(robot['p50_ms'] for robot in robots)
+    late = [robot['p95_ms'] for robot in robots]
+    return medians[len(medians) // 2], min(late), max(late)
+
+
+def _faults(robots: list[dict]) -> tuple[int, int]:
+    return sum(robot['lost'] for robot in robots), sum(robot['wrong'] for robot in robots)
+
+
+if __name__ == '__main__':
+    main()

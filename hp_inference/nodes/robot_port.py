@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One robot as its server sees it: its topics, its engine, and what is known of it."""
+
+from __future__ import annotations
+
+from functools import partial
+import math
+import time
+from typing import TYPE_CHECKING
+
+import rclpy
+
+from hp_inference import __version__
+from hp_inference.link.errors import Aborted, BadChunk
+from hp_inference.link.pacer import Pacer
+from hp_inference.link.receipts import BadReceipt, Receipt, Receipts
+from hp_inference.nodes import qos
+from hp_inference.nodes.convert import (
+    chunk_from_msg,
+    chunk_to_msg,
+    digest_to_msg,
+    span_to_msg,
+    table_from_msg,
+)
+from hp_inference.nodes.profiling import PROFILED
+from hp_inference.nodes.receipts import receipt_from_msg, receipt_to_msg
+from hp_inference.runtime import frames
+from hp_inference.runtime.server import ServerEngine
+from hp_msgs.msg import (
+    DeviceProfile,
+    FrameReport,
+    LinkReport,
+    PlanTable,
+    Probe,
+    ServerLoad,
+    ServerStatus,
+    TensorChunk,
+)
+
+if TYPE_CHECKING:
+    from hp_inference.nodes.server_node import ServerNode
+
+NO_DIGEST = bytes(32)
+# A message that seems to have waited longer here has met a clock that was set.
+LONGEST_WAIT_S = 10.0
+# From one warning to the next about the same.
+WARN_S = 1.0
+
+
+def prefix_of(namespace: str) -> str:
+    """Return what stands before the names of a robot's topics."""
+    return f'{namespace.rstrip("/")}/' if namespace else ''
+
+
+class RobotPort:
+    """The topics and the engine of one robot."""
+
+    def __init__(self, node: ServerNode, namespace: str):
+        self.node = node
+        self.name = namespace or 'the robot'
+        self._prefix = prefix_of(namespace)
+        self.text = 'no robot has sent its plan table yet'
+        self.digest = NO_DIGEST
+        self._newest: PlanTable | None = None
+        self._warned_s: dict[str, float] = {}
+        self._alone = True  # no other server has been seen on these topics
+        # Chunks and probes have senders of their own, which count them apart.
+        self._chunk_receipts = Receipts(node.receiver)
+        self._probe_receipts = Receipts(node.receiver)
+        self.pacer = Pacer(node.params.limit_mbit_s)
+        self.engine = ServerEngine(node.layout, self._publish, self._report,
+                                   node.params.max_sessions, node.params.session_timeout_s,
+                                   self.pacer, node.prepared, node.turns)
+        self._publishers, self.subscriptions = [], []
+        self._downlink = self._publisher(TensorChunk, 'downlink', qos.CHUNKS, overridable=True)
+        self._reports = self._publisher(FrameReport, 'frame_report', qos.REPORTS)
+        self._receipts = self._publisher(LinkReport, 'link_report', qos.RECEIPTS)
+        self._load = self._publisher(ServerLoad, 'server_load', qos.METRICS)
+        self._status = self._publisher(ServerStatus, 'server_status', qos.LATCHED)
+        self._profile = self._publisher(DeviceProfile, 'server_profile', qos.LATCHED)
+        self._subscribe(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS, overridable=True)
+        self._subscribe(PlanTable, 'plan_table', self._on_table, qos.LATCHED)
+        self._subscribe(LinkReport, 'downlink_report', self._on_receipt, qos.RECEIPTS)
+        self._subscribe(Probe, 'probe', self._on_probe, qos.RECEIPTS)
+
+    def _publisher(self, kind, name, profile, **more):
+        topic = self._prefix + name
+        self._publishers.append(self.node.create_lifecycle_publisher(
+            kind, topic, **qos.publisher(self.node, topic, profile, **more)))
+        return self._publishers[-1]
+
+    def _subscribe(self, kind, name, callback, profile, **more) -> None:
+        topic = self._prefix + name
+        self.subscriptions.append(self.node.create_subscription(
+            kind, topic, callback, **qos.subscription(self.node, topic, profile, **more)))
+
+    def announce(self) -> None:
+        """Say what is loaded and which table is in force."""
+        graph, why_not = self.node.layout.graph, self.node.why_not
+        self._status.publish(ServerStatus(
+            version=__version__, model=graph.model, model_digest=graph.digest,
+            table_digest=digest_to_msg(self.digest),
+            ready=not why_not and self.digest != NO_DIGEST, text=why_not or self.text,
+            device=self.node.params.device))
+
+    def publish_profile(self, profile: DeviceProfile) -> None:
+        """Say what was measured."""
+        self._profile.publish(profile)
+
+    def publish_load(self, load: ServerLoad) -> None:
+        """Say how busy the server is, and with it that it is there."""
+        self._load.publish(load)
+
+    def look_for_others(self) -> None:
+        """Warn when another server has the same robot: both then answer the same frames."""
+        alone = self.node.count_publishers(self._status.topic_name) <= 1
+        if self._alone and not alone:
+            own = self.node.get_fully_qualified_name()
+            names = [f'{info.node_namespace.rstrip("/")}/{info.node_name}' for info in
+                     self.node.get_publishers_info_by_topic(self._status.topic_name)]
+            names = sorted(set(names) - {own}) or [f'a second {own}']
+            self.node.get_logger().warning(
+                f'{", ".join(names)} serves {self.name}, too, on {self._status.topic_name}: the '
+                'robot can follow only one. Stop one of them, or start it in a namespace of its '
+                "own or without this robot in its parameter 'robots'")
+        self._alone = alone
+
+    def close(self) -> None:
+        """Stop computing and leave the topics."""
+        for subscription in self.subscriptions:
+            self.node.destroy_subscription(subscription)
+        self.engine.close()
+        for publisher in self._publishers:
+            self.node.destroy_lifecycle_publisher(publisher)
+
+    def _on_chunk(self, msg: TensorChunk, info: dict) -> None:
+        if not self.node.active:
+            return
+        # Whatever becomes of it: it has arrived.
+        self._give_receipt(self._chunk_receipts.took(
+            msg.session, msg.seq, len(msg.payload), msg.sent_s, arrived_s(info),
+            msg.chunk_index + 1 == msg.chunk_count))
+        if self.node.profiling.measuring:
+            # So that a robot that has not heard of it yet goes alone at once.
+            self._report(frames.FrameReport(msg.session, msg.frame, frames.REFUSED, PROFILED))
+            return
+        try:
+            self.engine.on_chunk(chunk_from_msg(msg))
+        except BadChunk as error:
+            self._warn('chunk', f'from {self.name}: {error}')
+
+    def _on_probe(self, msg: Probe, info: dict) -> None:
+        if not self.node.active:
+            return
+        if len(msg.payload) > Probe.MAX_BYTES:
+            self._warn('probe', f'a probe from {self.name} has {len(msg.payload)} bytes, expected '
+                       f'at most {Probe.MAX_BYTES}; it is not answered')
+            return
+        self._give_receipt(self._probe_receipts.took(
+            msg.session, msg.seq, len(msg.payload), msg.sent_s, arrived_s(info), msg.last))
+
+    def _give_receipt(self, receipt: Receipt | None) -> None:
+        if receipt is not None:
+            self._receipts.publish(receipt_to_msg(receipt))
+
+    def _on_receipt(self, msg: LinkReport) -> None:
+        try:
+            self.pacer.on_receipt(receipt_from_msg(msg))
+        except BadReceipt as error:
+            self._warn('receipt', f'from {self.name}: {error}')
+
+    def _on_table(self, msg: PlanTable) -> None:
+        # Compiling a table takes its time; chunks must not wait for it.
+        self._newest = msg
+        self.node.worker.submit(partial(self._take_table, msg))
+
+    def _take_table(self, msg: PlanTable) -> None:
+        if msg is not self._newest:
+            return
+        try:
+            table = table_from_msg(msg, self.node.layout)
+            self.engine.use(table)
+            self.text, self.digest = '', table.digest
+            self.node.get_logger().info(
+                f'plan table {table.digest.hex()[:12]} of {self.name} is in force: '
+                f'{", ".join(plan.name for plan in table.plans[:6])}')
+        except Aborted:  # the node is stopping
+            return
+        except Exception as error:  # nobody else would hear of it
+            self.text = str(error) or type(error).__name__  # the table before stays in force
+            self.node.get_logger().error(f'plan table of {self.name} refused: {self.text}')
+        if rclpy.ok():
+            self.announce()
+
+    def _publish(self, chunk) -> None:
+        if rclpy.ok():
+            self._downlink.publish(chunk_to_msg(chunk))
+
+    def _report(self, report: frames.FrameReport) -> None:
+        if rclpy.ok():
+            if report.status != frames.OK:
+                ended = 'refused' if report.status == frames.REFUSED else 'given up'
+                self._warn(ended, f'frame {report.frame} of {self.name} {ended}: {report.text}')
+            # float: an integer in a double field (a sum of nothing is 0) aborts the whole process.
+            self._reports.publish(FrameReport(
+                session=report.session, frame=report.frame, status=report.status,
+                text=report.text, compute_s=float(report.compute_s), wait_s=float(report.wait_s),
+                total_s=float(report.total_s), received_bytes=report.received_bytes,
+                spans=[span_to_msg(s.lane, s.label, s.start_s, s.duration_s)
+                       for s in report.spans]))
+
+    def _warn(self, about: str, text: str) -> None:
+        """Warn once a second of each thing; rclpy's own throttle would be one for all robots."""
+        now_s = time.monotonic()
+        if now_s - self._warned_s.get(about, -math.inf) >= WARN_S:
+            self._warned_s[about] = now_s
+            self.node.get_logger().warning(text)
+
+
+def arrived_s(info: dict) -> float:
+    """
+    Return when a message arrived on this process's monotonic clock, in seconds.
+
+    The middleware says it on the system's clock, which may be set meanwhile, or does not say it:
+    then it is now.
+    """
+    now_s, received_ns = time.monotonic(), info.get('received_timestamp') or 0
+    waited_s = time.time() - received_ns * 1e-9
+    return now_s - waited_s if 0 <= waited_s < LONGEST_WAIT_S else now_s

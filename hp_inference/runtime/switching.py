@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Which plan the next frame runs under: what the table chooses for what the link carries just now.
+
+No handshake: every frame says under which plan it runs, and both sides hold the same table.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+import math
+import threading
+import time
+
+from hp_inference.split.curves import Curve
+from hp_inference.split.table import PlanTable
+
+#: A bandwidth above this is taken for a mistake. [bytes/s]
+MOST_BYTES_PER_S = 1.25e11
+#: What was measured longer ago than this says nothing about now. [s]
+OLDEST_S = 5.0
+#: Without a word about the bandwidth for so long there is none: who published it is gone. [s]
+SILENCE_S = 3.0
+#: Where several say it, all that was said in this time counts. [s]
+TOGETHER_S = 1.0
+#: The plan in force stays while the table still chooses it this much above or below the bandwidth,
+#: so that a rate that swings around a boundary does not swing the plans.
+HYSTERESIS = 0.1
+
+
+@dataclass(frozen=True)
+class Pick:
+    """
+    The plan for a frame, by its index.
+
+    ``why`` it; ``bytes_per_s``: the bandwidth that it was picked for, None where none counts;
+    ``predicted_s``: the latency that planning predicts with it, None where that is not known.
+    """
+
+    index: int
+    why: str
+    bytes_per_s: float | None = None
+    predicted_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _Heard:
+    bytes_per_s: float
+    at_s: float
+    source: str
+
+
+class BadBandwidth(ValueError):
+    """A bandwidth that can't be believed; the text says what it is and what was expected."""
+
+
+class Switching:
+    """
+    Picks the plan for each frame; asked on the frames' thread, told things on any.
+
+    In this order: ``force`` (the name of a plan of the table), ``hold`` (whatever is in force),
+    the table's choice at ``fixed_mbit_s`` (above 0) or at the bandwidth heard, the plan ``named``,
+    the first. ``curves``: by plan name, what planning predicts. ``on_change(table, before, pick)``
+    is called, on the frames' thread, with the index before when a frame's plan is another one.
+    ``several``: more than one says what the link carries; the least of what they said lately
+    counts then, as a plan for a slower link still works on a faster one.
+    """
+
+    def __init__(self, on_change: Callable[[PlanTable, int, Pick], None]
+                 = lambda table, before, pick: None):
+        self.force, self.hold, self.fixed_mbit_s, self.named = '', False, 0.0, ''
+        self.several = False
+        self.curves: Mapping[str, Curve] = {}
+        self._on_change = on_change
+        self._heard: deque[_Heard] = deque(maxlen=100)
+        self._lock = threading.Lock()
+
+    def hear(self, bytes_per_s: float, age_s: float = 0.0, source: str = '') -> None:
+        """Note what the link carries, as somebody says; raises BadBandwidth."""
+        if not 0 <= bytes_per_s <= MOST_BYTES_PER_S:
+            raise BadBandwidth(f'a bandwidth of {bytes_per_s} bytes/s, expected 0 to '
+                               f'{MOST_BYTES_PER_S:g}: it is ignored')
+        if not 0 <= age_s <= OLDEST_S:
+            raise BadBandwidth(f'a bandwidth that is {age_s} s old, expected 0 to {OLDEST_S:g} s: '
+                               'it is ignored')
+        with self._lock:
+            self._heard.append(_Heard(bytes_per_s, time.monotonic(), source))
+
+    def bandwidth(self) -> tuple[float, str] | None:
+        """Return the bandwidth that counts in bytes/s, and whence; None where none is known yet."""
+        if self.fixed_mbit_s > 0:
+            return self.fixed_mbit_s * 1e6 / 8, 'parameter bandwidth_mbit_s'
+        with self._lock:
+            heard = list(self._heard)
+        if not heard:
+            return None
+        newest, now = heard[-1], time.monotonic()
+        if now - newest.at_s > SILENCE_S:
+            return 0.0, f'no bandwidth heard for {SILENCE_S:g} s'
+        lately = [one for one in heard if now - one.at_s <= TOGETHER_S] if self.several else []
+        least = min([newest, *lately], key=lambda one: one.bytes_per_s)
+        return least.bytes_per_s, least.source
+
+    def pick(self, table: PlanTable, index: int) -> Pick:
+        """Return the plan for the next frame under a table whose plan ``index`` is in force."""
+        pick = self.choose(table, index)
+        if pick.index != index:
+            self._on_change(table, index, pick)
+        return pick
+
+    def choose(self, table: PlanTable, index: int) -> Pick:
+        """Return the same, and tell nobody."""
+        known = self.bandwidth() if table.choices else None
+        chosen, why = self._choose(table, index, known)
+        bytes_per_s = None if known is None else known[0]
+        curve = self.curves.get(table.plans[chosen].name)
+        predicted = None
+        if curve is not None and bytes_per_s is not None:
+            predicted = curve.at(bytes_per_s * 8e-6)
+            predicted = predicted if math.isfinite(predicted) else None
+        return Pick(chosen, why, bytes_per_s, predicted)
+
+    def _choose(self, table: PlanTable, index: int,
+                known: tuple[float, str] | None) -> tuple[int, str]:
+        forced = table.index(self.force) if self.force else None
+        if forced is not None:
+            return forced, 'forced'
+        if self.hold:
+            return index, 'held'
+        if known is None:
+            named = table.index(self.named)
+            return (0, 'the first of the table') if named is None else (named, 'named')
+        bytes_per_s, whence = known
+        mbit_s = bytes_per_s * 8e-6
+        why = f'{mbit_s:.3g} Mbit/s ({whence})'
+        near = [table.choose(mbit_s * factor) for factor in (1 - HYSTERESIS, 1, 1 + HYSTERESIS)]
+        # A bandwidth that somebody sets does not swing.
+        return (index if index in near and not self.fixed_mbit_s > 0 else near[1]), why
