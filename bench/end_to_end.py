@@ -38,8 +38,7 @@ SLOWER = 4.0
 NEVER_ABOVE = 1.05  # of the best baseline, anywhere
 # Where sending takes about as long as the server computes, at most this part of the best baseline.
 BALANCED, GOALS = (0.7, 1.5), {'vgg16 224': 0.80, 'resnet50 480x640': 0.80, 'resnet50 224': 0.88}
-# What the nodes themselves cost a message, a byte and a round trip (bench/topics.py). [s]
-LINK = LinkModel('full', message_s=0.0003, byte_s=0.0, round_trip_s=0.004)
+LINK = LinkModel('full')
 OURS = {'exact': EXACT, 'lossy': ALL}
 
 

@@ -67,9 +67,11 @@ class ServerPort:
         # A server that ends says nothing, and each frame sent to it would wait for its deadline.
         there = self._node.count_publishers(self._status.topic_name)
         if self._seen and not there:
-            self._node.engine.server.holds(b'', 'the server is gone')
+            self._node.engine.server.gone()
             self.pacer.reset()
             self._log.warning('server: it is gone')
+        if there and not self._seen:
+            self._node.engine.server.found()
         if there > 1 >= self._seen:
             self._log.warning(
                 f'{there} servers answer on {self._status.topic_name}: every one of them computes '

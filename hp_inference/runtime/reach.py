@@ -20,6 +20,7 @@ class Reach:
     def __init__(self, retry_s: float):
         self.retry_s = retry_s
         self._table, self._text = b'', 'no server has been heard of'
+        self._gone = False
         self._alive_s: float | None = None
         self._alone_until = 0.0
         self._lock = threading.Lock()
@@ -29,9 +30,25 @@ class Reach:
         with self._lock:
             if digest != self._table:
                 self._alone_until = 0.0
-            self._table, self._text = digest, text
+            self._table, self._text, self._gone = digest, text, False
             if not digest:
                 self._alive_s = None
+
+    def gone(self) -> None:
+        """Note that there is no server any more."""
+        with self._lock:
+            self._gone, self._alive_s = True, None
+
+    def found(self) -> None:
+        """
+        Note that there is one again.
+
+        What it said before holds until it says something else: a server that was out of reach for
+        long may not repeat it.
+        """
+        with self._lock:
+            if self._gone:
+                self._gone, self._alone_until = False, 0.0
 
     def alive(self) -> None:
         """Note a sign of life; once there was one, they are expected to go on coming."""
@@ -50,6 +67,8 @@ class Reach:
         """Return why a frame under this table can't be computed together, '' when it can."""
         with self._lock:
             now = time.monotonic()
+            if self._gone:
+                return 'the server is gone'
             if self._table != digest:
                 return self._text or 'the server holds another plan table'
             if self._silent(now):

@@ -68,3 +68,19 @@ def test_a_server_that_ended_owes_no_signs_of_life(server, clock):
     assert server.why_not(MINE) == 'the server is gone'
     server.holds(MINE)
     assert server.why_not(MINE) == ''
+
+
+def test_a_server_that_is_found_again_holds_what_it_held_until_it_says_otherwise(server, clock):
+    server.left_alone()
+    server.gone()
+    assert server.why_not(MINE) == 'the server is gone'
+    clock[0] += 100
+    server.found()
+    assert server.why_not(MINE) == ''
+    server.gone()
+    server.holds(b'', 'it has no table yet')  # another one, started meanwhile
+    assert server.why_not(MINE) == 'it has no table yet'
+    server.found()
+    assert server.why_not(MINE) == 'it has no table yet'
+    server.holds(MINE)
+    assert server.why_not(MINE) == ''
