@@ -43,11 +43,11 @@ def damaged(chunk: TensorChunk, draw: random.Random) -> TensorChunk:
     wrong = [{}, {'row_end': chunk.row_end + 1}, {'row_begin': 2 ** 32 - 1}, {'value_id': 9999},
              {'raw_bytes': 2 ** 32 - 1}, {'chunk_count': 2 ** 32 - 1}, {'chunk_index': 2 ** 31},
              {'dtype': 77}, {'codec': 200}, {'version': 1}, {'plan_index': 65535},
-             {'scale': math.nan}, {'payload': array('B')},
+             {'scale': math.nan}, {'payload': array('B')}, {'crc': chunk.crc ^ 1},
              {'payload': chunk.payload[:len(chunk.payload) // 2]},
              {'payload': array('B', bytes(300_000))}, {'frame': 2 ** 64 - 1},
              {'frame': chunk.frame + 1, 'value_id': 9999}, {'session': chunk.session ^ 1}]
-    if chunk.codec != TensorChunk.CODEC_NONE and len(chunk.payload):
+    if len(chunk.payload):
         payload = array('B', chunk.payload)
         payload[draw.randrange(len(payload))] ^= 1 << draw.randrange(8)
         wrong += 4 * [{'payload': payload}, {'payload': payload, 'frame': chunk.frame + 1}]

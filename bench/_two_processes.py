@@ -44,7 +44,7 @@ TIMEOUT_S = 120.0
 DIGEST = bytes(32)
 # What a chunk says of itself here, after the time at which it arrives.
 FIELDS = ('session', 'frame', 'plan_index', 'value_id', 'row_begin', 'row_end', 'chunk_index',
-          'chunk_count', 'dtype', 'codec', 'raw_bytes')
+          'chunk_count', 'dtype', 'codec', 'raw_bytes', 'crc')
 PACKED = struct.Struct(f'<d{len(FIELDS)}q')
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from zlib import crc32
 
 import torch
 
@@ -37,5 +38,6 @@ def chunk_slice(tensor: torch.Tensor, spec: SliceSpec, head: Head) -> Iterator[C
             dtype=dtype_code(spec.dtype),
             codec=codec_code(used),
             raw_bytes=end - begin,
+            crc=crc32(payload),
             payload=payload,
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 import threading
 import time
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -200,6 +201,10 @@ class Inbox:
         if chunk.scale != 1 or chunk.zero_point != 0:
             raise BadChunk(f'{where}: scale is {chunk.scale} and zero_point {chunk.zero_point}, '
                            'expected 1 and 0')
+        # Last, as it reads all of the payload, whose size is known to be no more than it may be.
+        if (crc := crc32(payload)) != chunk.crc:
+            raise BadChunk(f'{where}: the payload is damaged, its CRC-32 is {crc}, the sender says '
+                           f'{chunk.crc}')
         return slot, codec, payload
 
     def _validate_head(self, chunk: Chunk) -> None:

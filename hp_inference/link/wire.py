@@ -105,7 +105,8 @@ class Chunk:
 
     ``raw_bytes`` is the size of the decoded piece, ``payload`` the encoded bytes. ``scale`` and
     ``zero_point`` are 1 and 0: what a codec needs to know is in its payload. Who sends it numbers
-    it (``seq``, from 1 on) and notes when, on its monotonic clock (``sent_s``).
+    it (``seq``, from 1 on) and notes when, on its monotonic clock (``sent_s``). ``crc`` is the
+    CRC-32 of the payload, as of zlib: not every codec would notice a damage.
     """
 
     version: int = VERSION
@@ -125,6 +126,7 @@ class Chunk:
     seq: int = 0
     sent_s: float = 0.0
     raw_bytes: int
+    crc: int
     payload: bytes | bytearray | memoryview
 
     @property

@@ -31,7 +31,8 @@ _LANE_NAMES = {code: name for name, code in LANES.items()}
 
 #: The fields that Chunk and TensorChunk have in common and that need no conversion.
 _SAME = ('version', 'session', 'frame', 'plan_index', 'value_id', 'row_begin', 'row_end',
-         'chunk_index', 'chunk_count', 'dtype', 'codec', 'seq', 'sent_s', 'raw_bytes')
+         'chunk_index', 'chunk_count', 'dtype', 'codec', 'seq', 'sent_s', 'raw_bytes',
+         'crc')
 
 
 class BadMessage(ValueError):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import random
 import threading
 import time
+from zlib import crc32
 
 import pytest
 import torch
@@ -177,14 +178,16 @@ def test_a_chunk_that_comes_twice_is_counted_and_never_decoded_again(monkeypatch
     assert torch.equal(result, TENSOR)
 
 
-def test_a_good_repeat_completes_a_slice_after_a_damaged_chunk():
+@pytest.mark.parametrize('codec, crc_too', [('none', False), ('zstd', False), ('zstd', True)])
+def test_a_good_repeat_completes_a_slice_after_a_damaged_chunk(codec, crc_too):
     inbox = Inbox([SPEC], HEAD)
-    chunks = make_chunks()
+    chunks = make_chunks(codec)
     damaged = bytearray(chunks[1].payload)
     damaged[len(damaged) // 2] ^= 0xff
     inbox.put(chunks[0])
-    with pytest.raises(BadChunk, match=r'value 11 rows \[4, 8\) chunk 1: zstd payload .* damaged'):
-        inbox.put(replace(chunks[1], payload=bytes(damaged)))
+    crc = crc32(damaged) if crc_too else chunks[1].crc
+    with pytest.raises(BadChunk, match=r'value 11 rows \[4, 8\) chunk 1: .*payload .* damaged'):
+        inbox.put(replace(chunks[1], payload=bytes(damaged), crc=crc))
     inbox.put(chunks[2])
     assert not inbox.complete
     assert inbox.put(chunks[1])
@@ -197,7 +200,8 @@ def test_a_byte_that_is_no_bool_is_refused():
     chunk = make_chunks('none', flags, FLAGS)[0]
     inbox = make_inbox()
     with pytest.raises(BadChunk, match='chunk 0: a bool has the value 7, expected 0 or 1'):
-        inbox.put(replace(chunk, payload=b'\x07' + bytes(chunk.payload)[1:]))
+        wrong = b'\x07' + bytes(chunk.payload)[1:]
+        inbox.put(replace(chunk, payload=wrong, crc=crc32(wrong)))
     inbox.put(chunk)
     assert torch.equal(inbox.get(13, 0, 2), flags)
 

@@ -39,7 +39,7 @@ DIGEST = bytes(range(32))
 CHUNK = Chunk(
     session=2 ** 64 - 1, frame=2 ** 40, table_digest=DIGEST, plan_index=65535, value_id=2 ** 32 - 1,
     row_begin=7, row_end=2 ** 32 - 2, chunk_index=3, chunk_count=4, dtype=9, codec=1, raw_bytes=12,
-    payload=bytes([1, 2, 255]))
+    crc=0xfedcba98, payload=bytes([1, 2, 255]))
 
 
 def through_the_wire(msg):

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from zlib import crc32
 
 import numpy as np
 from PIL import Image as Pillow
@@ -243,7 +244,8 @@ def test_structural_parameters_can_not_be_set(client):
 def test_diagnostics_tell_model_plan_and_counts_of_both_nodes(client):
     client.diagnostics.clear()
     client.ask(client.image())
-    client.until(lambda: len(client.diagnostics) >= 2)
+    client.until(lambda: {'robot_node: inference', 'server_node: serving the robot'}
+                 <= set(client.diagnostics))
     robot = {pair.key: pair.value for pair in client.diagnostics['robot_node: inference'].values}
     server = {pair.key: pair.value
               for pair in client.diagnostics['server_node: serving the robot'].values}
@@ -418,7 +420,8 @@ def test_a_server_in_the_middle_of_a_frame_ends_at_once(rig, client):
         version=TensorChunk.VERSION, session=1, frame=1,
         table_digest=client.statuses[-1].table_digest, value_id=0, row_begin=32, row_end=64,
         chunk_count=1, dtype=2, scale=1.0,
-        raw_bytes=32 * SIZE * 3, payload=array('B', bytes(32 * SIZE * 3))))
+        raw_bytes=32 * SIZE * 3, crc=crc32(bytes(32 * SIZE * 3)),
+        payload=array('B', bytes(32 * SIZE * 3))))
     client.spin(0.3)
     assert not reports  # it waits for more
     assert rig.server.end() == 0

@@ -3,6 +3,7 @@
 
 from array import array
 import threading
+from zlib import crc32
 
 import pytest
 
@@ -198,7 +199,7 @@ def test_the_server_says_it_is_not_ready_meanwhile_and_serves_again(make, measur
             version=TensorChunk.VERSION, session=1, frame=frame,
             table_digest=digest_to_msg(table.digest), row_end=SIZE, chunk_count=1, dtype=2,
             scale=1.0, raw_bytes=SIZE * SIZE * 3,
-            payload=array('B', bytes(SIZE * SIZE * 3))))
+            crc=crc32(bytes(SIZE * SIZE * 3)), payload=array('B', bytes(SIZE * SIZE * 3))))
         return client.until(lambda: [report for report in reports if report.frame == frame])[0]
     assert send(0).status == FrameReport.STATUS_OK
     assert client.profile().success and measuring.begun.wait(10)

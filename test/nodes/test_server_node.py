@@ -4,6 +4,7 @@
 from array import array
 import threading
 import time
+from zlib import crc32
 
 import pytest
 
@@ -72,6 +73,7 @@ class Robot:
             'table_digest': digest_to_msg(table.digest),
             'row_end': SIZE, 'chunk_count': 1, 'dtype': 2, 'scale': 1.0,
             'raw_bytes': SIZE * SIZE * 3, 'payload': array('B', bytes(SIZE * SIZE * 3)),
+            'crc': crc32(bytes(SIZE * SIZE * 3)),
             **changes}))
 
 
@@ -190,7 +192,7 @@ def test_a_frame_whose_rows_stay_out_is_given_up(make, table):
     robot = Robot(node, client)
     robot.give(table)
     robot.send(table, plan_index=1, row_begin=32, raw_bytes=32 * SIZE * 3,
-               payload=array('B', bytes(32 * SIZE * 3)))
+               payload=array('B', bytes(32 * SIZE * 3)), crc=crc32(bytes(32 * SIZE * 3)))
     report = client.until(lambda: robot.reports)[0]
     assert report.status == FrameReport.STATUS_ABORTED
     assert report.text.startswith('deadline passed: value ')
@@ -427,7 +429,7 @@ def test_cleanup_in_the_middle_of_a_frame_ends_it(make, table):
     robot = Robot(node, client)
     robot.give(table)
     robot.send(table, plan_index=1, row_begin=32, raw_bytes=32 * SIZE * 3,
-               payload=array('B', bytes(32 * SIZE * 3)))
+               payload=array('B', bytes(32 * SIZE * 3)), crc=crc32(bytes(32 * SIZE * 3)))
     engine = node.ports[0].engine
     client.until(lambda: engine._sessions)
     assert node.trigger_deactivate() == SUCCESS and node.trigger_cleanup() == SUCCESS
