@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Fast DDS settings are selected for those who have chosen nothing, and are well formed."""
 
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,7 +78,22 @@ def test_a_message_of_a_chunk_fits_into_one_of_tcp():
     root = ElementTree.parse(dds.settings_file({}, dds.TCP)).getroot()
     transports = root.find(f'.//{SPACE}builtinTransports')
     assert transports.text == 'LARGE_DATA'
-    assert transports.attrib == {'max_msg_size': '1MB', 'sockets_size': '4MB'}
+    assert transports.attrib == {'max_msg_size': '100KB', 'sockets_size': '4MB'}
+
+
+def test_the_transports_take_the_policy_that_stands_before_them():
+    root = ElementTree.parse(dds.settings_file({}, dds.TCP)).getroot()
+    settings = [one.tag.removeprefix(SPACE) for one in root.find(f'.//{SPACE}rtps')]
+    assert settings.index('builtin_transports_reception_threads') < \
+        settings.index('builtinTransports')
+    policy = root.find(f'.//{SPACE}scheduling_policy')
+    assert int(policy.text) == getattr(os, 'SCHED_BATCH', 3)
+
+
+def test_discovery_does_not_depend_on_tcp():
+    root = ElementTree.parse(dds.settings_file({}, dds.TCP)).getroot()
+    assert root.find(f'.//{SPACE}metatrafficUnicastLocatorList/{SPACE}locator/{SPACE}udpv4') \
+        is not None
 
 
 def test_a_message_of_udp_fits_into_one_packet():
