@@ -55,9 +55,6 @@ class Camera:
         listen(InferenceResult, 'result', self.results.append, qos.RESULTS)
         listen(ServerStatus, 'server_status', self._on_status, qos.LATCHED)
         listen(Bandwidth, 'bandwidth', self._on_bandwidth, qos.METRICS)
-        self.lines = []
-        from hp_msgs.msg import FrameTimeline
-        listen(FrameTimeline, 'timeline', self.lines.append, qos.METRICS)
         self.parameters = self.node.create_client(SetParameters, 'robot_node/set_parameters')
         unsplit = as_image_model(load_model(model), shape, Preprocessing.default(shape[1]))
         self.shown = []
@@ -123,11 +120,6 @@ class Camera:
                     told, at_s = comes, time.monotonic() - begin_s
             frames.append({**self._frame(LOST_S), 'at_s': at_s})
         return {'frames': frames}
-
-    def timeline(self):
-        self.until(lambda: False, 0.5)
-        from hp_inference.nodes.convert import span_from_msg
-        return {'spans': [span_from_msg(s) for s in self.lines[-1].spans]}
 
     def _frame(self, seconds: float) -> dict:
         image, wanted = self.shown[self.count % len(self.shown)]

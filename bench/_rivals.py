@@ -23,13 +23,6 @@ EXACT = ('robot_only', 'full_offload', 'whole_switch', 'layer_cut', 'minimum_cut
 ALL = (*EXACT, 'full_offload_jpeg')
 
 
-def slowed(measured: DeviceProfile, factor: float) -> DeviceProfile:
-    """Return the profile of a device whose operators take ``factor`` times as long."""
-    operators = tuple(replace(operator, seconds=tuple(factor * each for each in operator.seconds))
-                      for operator in measured.operators)
-    return replace(measured, operators=operators, whole_s=factor * measured.whole_s)
-
-
 @dataclass(frozen=True)
 class Rivals:
     """

@@ -15,8 +15,8 @@ from statistics import median
 import tempfile
 
 from _common import finish, parser, ratio, table
-from _rivals import ALL, EXACT, PAYLOAD, Rivals, rivals, slowed
-from _two_hosts import settle, TwoHosts
+from _rivals import ALL, EXACT, PAYLOAD, Rivals, rivals
+from _two_hosts import possible, settle, TwoHosts
 import torch
 
 from hp_inference.graph.load import ModelSpec, open_model
@@ -51,7 +51,7 @@ def measure(case: str, rates: list[float], frames: int, seconds: float) -> dict:
     pixels = 8e-6 * layout.graph.input.nbytes
     balanced = pixels / PAYLOAD / server.whole_s
     rates = sorted(rate or round(balanced, 1) for rate in rates)
-    made = rivals(layout, slowed(server, SLOWER), server, LINK, rates)
+    made = rivals(layout, server.slowed(SLOWER), server, LINK, rates)
     with tempfile.TemporaryDirectory(prefix='hp_bench_') as folder:
         path = Path(folder) / 'plans.json'
         path.write_text(made.table.dumps())
@@ -146,6 +146,8 @@ def main() -> None:
     options.add_argument('--rates', nargs='+', type=float, default=RATES)
     options.add_argument('--frames', type=int, default=30)
     options = options.parse_args()
+    if not possible():
+        return
     torch.set_num_threads(1)
     keep_freed_memory()
     frames, seconds = options.frames, 20.0

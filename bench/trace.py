@@ -17,8 +17,8 @@ import threading
 import time
 
 from _common import finish, parser, table
-from _rivals import ALL, PAYLOAD, Rivals, rivals, slowed
-from _two_hosts import TwoHosts
+from _rivals import ALL, PAYLOAD, Rivals, rivals
+from _two_hosts import possible, TwoHosts
 from end_to_end import LINK, SLOWER
 import torch
 
@@ -97,7 +97,7 @@ def measure(name: str, shape: tuple[int, ...], traces: dict[str, list], seconds:
     """Return what every system came to along every segment."""
     layout = open_model(ModelSpec(name, shape))[1]
     server = profile(layout, sample_image(shape), seconds=profiling_s)
-    made: Rivals = rivals(layout, slowed(server, SLOWER), server, LINK, RATES, SWING)
+    made: Rivals = rivals(layout, server.slowed(SLOWER), server, LINK, RATES, SWING)
     results = {}
     with tempfile.TemporaryDirectory(prefix='hp_bench_') as folder:
         files = {}
@@ -155,6 +155,8 @@ def main() -> None:
     options.add_argument('--seeds', type=int, default=2, help='segments of each trace')
     options.add_argument('--systems', nargs='+', default=['exact', 'lossy', ORACLE, *ALL])
     options = options.parse_args()
+    if not possible():
+        return
     torch.set_num_threads(1)
     keep_freed_memory()
     if options.quick:

@@ -11,7 +11,6 @@ from hp_inference.split.plan import full_offload, robot_only
 from hp_inference.split.table import PlanTable
 from hp_planner.loss.grid import plan_table
 from hp_planner.loss.objective import Objective
-from hp_planner.profile.device import DeviceProfile
 from hp_planner.profile.measure import profile
 from hp_planner.timeline.setting import LinkModel, Setting
 from hp_planner.timeline.timeline import Timeline
@@ -28,16 +27,9 @@ def plan_here(layout: Layout, slower: float, progress: Progress) -> PlanTable:
     It also holds the plans that the demo compares with, robot_only and full_offload.
     """
     server = profile(layout, seconds=MEASURED_S, progress=progress)
-    timeline = Timeline(Setting(layout, slowed(server, slower), server, LinkModel('full')))
+    timeline = Timeline(Setting(layout, server.slowed(slower), server, LinkModel('full')))
     table = plan_table(timeline, Objective('latency'), RATES, progress=progress)
     known = {plan.name for plan in table.plans}
     rest = [plan for plan in (robot_only(layout, codec='none'), full_offload(layout, codec='none'))
             if plan.name not in known]
     return replace(table, plans=[*table.plans, *rest])
-
-
-def slowed(measured: DeviceProfile, factor: float) -> DeviceProfile:
-    """Return the profile of a device whose operators take ``factor`` times as long."""
-    operators = tuple(replace(operator, seconds=tuple(factor * each for each in operator.seconds))
-                      for operator in measured.operators)
-    return replace(measured, operators=operators, whole_s=factor * measured.whole_s)

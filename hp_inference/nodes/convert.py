@@ -13,7 +13,6 @@ import torch
 from hp_inference.graph.layout import Layout
 from hp_inference.link.errors import BadChunk
 from hp_inference.link.wire import Chunk, code_dtype, dtype_code
-from hp_inference.nodes.receipts import receipt_from_msg, receipt_to_msg  # noqa: F401
 from hp_inference.split.errors import PlanError
 from hp_inference.split.table import PlanTable
 from hp_msgs.msg import NamedTensor, Span, TensorChunk

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Receipts as messages; apart from what needs a model, so that who measures links needs none."""
+"""
+Receipts as messages, and when something arrived.
+
+Apart from what needs a model, so that who measures links needs none.
+"""
 
 from __future__ import annotations
 
 from array import array
+import time
 
 from hp_inference.link.receipts import Receipt
 from hp_msgs.msg import LinkReport
+
+# A message that seems to have waited longer here has met a clock that was set.
+LONGEST_WAIT_S = 10.0
 
 
 def receipt_to_msg(receipt: Receipt) -> LinkReport:
@@ -22,3 +30,15 @@ def receipt_from_msg(msg: LinkReport) -> Receipt:
     """Return the receipt of a message. Raises BadReceipt."""
     return Receipt(msg.session, msg.receiver, msg.seq, msg.payload_bytes, msg.sent_s,
                    msg.arrived_s, msg.held_s)
+
+
+def arrived_s(info: dict) -> float:
+    """
+    Return when a message arrived on this process's monotonic clock, in seconds.
+
+    The middleware says it on the system's clock, which may be set meanwhile, or does not say it:
+    then it is now.
+    """
+    now_s, received_ns = time.monotonic(), info.get('received_timestamp') or 0
+    waited_s = time.time() - received_ns * 1e-9
+    return now_s - waited_s if 0 <= waited_s < LONGEST_WAIT_S else now_s

@@ -23,7 +23,7 @@ from hp_inference.nodes.convert import (
     table_from_msg,
 )
 from hp_inference.nodes.profiling import PROFILED
-from hp_inference.nodes.receipts import receipt_from_msg, receipt_to_msg
+from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
 from hp_inference.runtime import frames
 from hp_inference.runtime.server import ServerEngine
 from hp_msgs.msg import (
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from hp_inference.nodes.server_node import ServerNode
 
 NO_DIGEST = bytes(32)
-# A message that seems to have waited longer here has met a clock that was set.
-LONGEST_WAIT_S = 10.0
 # From one warning to the next about the same.
 WARN_S = 1.0
 
@@ -215,15 +213,3 @@ class RobotPort:
         if now_s - self._warned_s.get(about, -math.inf) >= WARN_S:
             self._warned_s[about] = now_s
             self.node.get_logger().warning(text)
-
-
-def arrived_s(info: dict) -> float:
-    """
-    Return when a message arrived on this process's monotonic clock, in seconds.
-
-    The middleware says it on the system's clock, which may be set meanwhile, or does not say it:
-    then it is now.
-    """
-    now_s, received_ns = time.monotonic(), info.get('received_timestamp') or 0
-    waited_s = time.time() - received_ns * 1e-9
-    return now_s - waited_s if 0 <= waited_s < LONGEST_WAIT_S else now_s

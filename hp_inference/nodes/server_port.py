@@ -16,11 +16,9 @@ from hp_inference.nodes.convert import (
     chunk_from_msg,
     chunk_to_msg,
     digest_from_msg,
-    receipt_from_msg,
-    receipt_to_msg,
     span_from_msg,
 )
-from hp_inference.nodes.robot_port import arrived_s
+from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
 from hp_inference.runtime import frames
 from hp_msgs.msg import FrameReport, LinkReport, ServerLoad, ServerStatus, TensorChunk
 

@@ -7,7 +7,7 @@ Plain data that checks itself, and its JSON; nothing is measured here.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 import json
 from pathlib import Path
 
@@ -136,6 +136,12 @@ class DeviceProfile:
         else:
             made = np.zeros(np.shape(rows))
         return float(made) if np.ndim(made) == 0 else made
+
+    def slowed(self, factor: float) -> DeviceProfile:
+        """Return the profile of a device whose operators take ``factor`` times as long."""
+        operators = tuple(replace(operator, seconds=tuple(factor * s for s in operator.seconds))
+                          for operator in self.operators)
+        return replace(self, operators=operators, whole_s=factor * self.whole_s)
 
     def check(self, layout) -> None:
         """Raise ProfileError unless the profile is of the model that a layout describes."""

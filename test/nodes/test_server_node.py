@@ -16,7 +16,7 @@ from ros_rig import MODEL, SIZE  # noqa: E402
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
 from hp_inference.nodes.convert import digest_to_msg  # noqa: E402
-from hp_inference.nodes.robot_port import arrived_s  # noqa: E402
+from hp_inference.nodes.receipts import arrived_s  # noqa: E402
 from hp_inference.nodes.server_node import ServerNode  # noqa: E402
 from hp_inference.runtime.executor import Executor  # noqa: E402
 from hp_inference.split.source import assemble  # noqa: E402

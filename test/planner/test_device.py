@@ -200,3 +200,13 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path):
     (tmp_path / 'photo.json').write_bytes(b'\xff\xd8\xff')
     with pytest.raises(ProfileError, match='photo.json: '):
         DeviceProfile.load(tmp_path / 'photo.json')
+
+
+def test_a_slowed_device_takes_so_many_times_as_long_for_any_rows_and_nothing_else_changes(layout):
+    profile = profile_of(layout)
+    slower = profile.slowed(4.0)
+    for value in range(1, len(layout.rows)):
+        for rows in range(layout.rows[value] + 1):
+            assert slower.seconds(value, rows) == pytest.approx(4 * profile.seconds(value, rows))
+    assert slower.whole_s == 4 * profile.whole_s
+    assert replace(slower, operators=profile.operators, whole_s=profile.whole_s) == profile
