@@ -141,18 +141,41 @@ class Client:
 
     def until(self, done: Callable[[], object], seconds: float = WAIT_S):
         """Take in what comes until something holds and return it; fail after a time."""
-        end = time.monotonic() + seconds
-        while not (held := done()):
-            assert time.monotonic() < end, 'it did not come about in time'
-            self.executor.spin_once(0.02)
+        held = self._soon(done, seconds)
+        assert held, f'it did not come about in time; {self.heard()}'
         return held
 
+    def heard(self) -> str:
+        """Return what the nodes have said of themselves, for a failure's message."""
+        return '; '.join([f'{len(self.results)} results', *(
+            f'{name}: {status.message} ' + ', '.join(f'{v.key} {v.value}' for v in status.values)
+            for name, status in self.diagnostics.items())])
+
     def ready(self, plan_table: bool = True) -> None:
-        """Wait until the robot hears images and, unless told otherwise, its server serves."""
+        """
+        Wait until the robot hears images and is heard and, unless told otherwise, served.
+
+        That the client knows the robot does not tell that the robot knows the client. What it is
+        told of the client comes in the order in which it was made, so a robot that answers on a
+        service client made last has heard of the subscriptions too.
+        """
         self.until(lambda: all(camera.get_subscription_count() for camera in self.cameras.values())
                    and self.node.count_publishers('result'))
+        asking = self.node.create_client(GetState, 'robot_node/get_state')
+        self.until(asking.service_is_ready)
+        end = time.monotonic() + WAIT_S
+        while not self._soon(asking.call_async(GetState.Request()).done, 1.0):
+            assert time.monotonic() < end, 'the robot hears the client and does not answer'
+        self.node.destroy_client(asking)
         if plan_table:
             self.until(lambda: self.statuses and self.statuses[-1].ready)
+
+    def _soon(self, done: Callable[[], object], seconds: float):
+        """Take in what comes until something holds, for a time; return what it was in the end."""
+        end = time.monotonic() + seconds
+        while not (held := done()) and time.monotonic() < end:
+            self.executor.spin_once(0.02)
+        return held
 
     def header(self, stamp: Time | None = None, frame_id: str = 'camera') -> Header:
         """Return a header; a stamp in simulated time of its own unless one is given."""
@@ -167,16 +190,28 @@ class Client:
         return self.answer_to(msg, seconds)
 
     def answer_to(self, msg, seconds: float = WAIT_S) -> InferenceResult:
-        return self.until(lambda: next((result for result in self.results
-                                        if result.header == msg.header), None), seconds)
+        return self.until(lambda: self.result_of(msg), seconds)
+
+    def result_of(self, msg) -> InferenceResult | None:
+        """Return the answer to an image where it has come."""
+        return next((result for result in self.results if result.header == msg.header), None)
 
     def answered_together(self, seconds: float = WAIT_S) -> InferenceResult:
-        """Show images until one is answered by robot and server together; return that answer."""
+        """
+        Show images until one is answered by robot and server together; return that answer.
+
+        As a camera does, the next image comes also where there is no answer.
+        """
         end = time.monotonic() + seconds
-        while (result := self.ask(self.image())).fallback:
-            assert time.monotonic() < end, f'still alone: {result.fallback_reason}'
+        while True:
+            msg = self.image()
+            self.show(msg)
+            result = self._soon(lambda: self.result_of(msg), 3.0)
+            if result and not result.fallback:
+                return result
+            why = result.fallback_reason if result else 'no answer'
+            assert time.monotonic() < end, f'still alone: {why}; {self.heard()}'
             self.spin(0.05)
-        return result
 
     def image(self, seed: int = 0, stamp: Time | None = None) -> Image:
         """Return a colour image of the model's size."""
