@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans for the two hosts of the lab: ours and what people use instead, in one table."""
+"""Plans for the two hosts of the lab: ours and what people use instead."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hp_inference.graph.layout import Layout
 from hp_inference.split.plan import Plan
@@ -17,64 +17,52 @@ from hp_planner.timeline.timeline import Timeline
 
 #: Of a link's bits those of TCP/IP and Ethernet frames are no payload: 1448 of 1514 bytes are.
 PAYLOAD = 0.95
-POLICIES = ('exact', 'lossy')
 #: Baselines that an exact answer may be compared with; the others send a JPEG.
 EXACT = ('robot_only', 'full_offload', 'whole_switch', 'layer_cut', 'minimum_cut')
 ALL = (*EXACT, 'full_offload_jpeg')
+POLICIES = {'exact': EXACT, 'lossy': ALL}
 
 
 @dataclass(frozen=True)
 class Rivals:
     """
-    What competes.
+    What competes under a policy.
 
-    ``table``: every plan once, without choices. ``plans[mbit_s][system]``: the name of the plan
-    that a system uses at a rate of the link; ours are 'exact' and 'lossy'. ``predicted_s``: by
-    rate and name of the plan. ``live[system]``: a table of its own that switches live.
+    ``ours``: our table as it is; ``together``: the same with the plans of the baselines, which
+    planning says nothing of there. ``used[mbit_s][system]``: the plan of a baseline at a rate of
+    the link; ``predicted_s[mbit_s][plan]``. ``live[system]``: a baseline's own table.
     """
 
-    table: PlanTable
-    plans: dict[float, dict[str, str]]
+    ours: PlanTable
+    together: PlanTable
+    used: dict[float, dict[str, str]]
     predicted_s: dict[float, dict[str, float]]
     live: dict[str, PlanTable]
 
 
 def rivals(layout: Layout, robot: DeviceProfile, server: DeviceProfile, link: LinkModel,
-           mbit_s: list[float], swing: float = 0.0) -> Rivals:
-    """Plan for links of these rates under both policies."""
+           mbit_s: list[float], policy: str, swing: float = 0.0) -> Rivals:
+    """Plan for links of these rates."""
     timeline = Timeline(Setting(layout, robot, server, link))
-    every: dict[str, Plan] = {}
-    names: dict[float, dict[str, str]] = {rate: {} for rate in mbit_s}
-    live = {}
-
-    def enter(plan: Plan) -> str:
-        for name, known in every.items():
-            if replace(plan, name=name) == known:
-                return name
-        name = plan.name
-        while name in every:
-            name += "'"
-        every[name] = replace(plan, name=name)
-        return name
-    for policy in POLICIES:
-        table = plan_table(timeline, Objective('latency'), [PAYLOAD * rate for rate in mbit_s],
-                           policy, swing=swing)
-        record = table.record
-        plans = {plan.name: plan for plan in table.plans}
-        plans |= {data['name']: Plan.from_json(data, layout) for data in record['others']}
-        for rate in mbit_s:
-            names[rate][policy] = enter(table.plans[table.choose(PAYLOAD * rate)])
-            place = min(range(len(record['grid'])),
-                        key=lambda i: abs(record['grid'][i] - PAYLOAD * rate))
-            for system in ALL if policy == 'lossy' else EXACT:
-                names[rate][system] = enter(plans[record['baselines'][system][place]])
-        live[policy] = table
-        if policy == 'lossy':
-            live |= {system: _live(layout, plans, record['baselines'][system], record['grid'])
-                     for system in ALL}
-    predicted = {rate: {name: timeline.predict(every[name], PAYLOAD * rate).latency_s
-                        for name in set(used.values())} for rate, used in names.items()}
-    return Rivals(PlanTable(layout, list(every.values())), names, predicted, live)
+    ours = plan_table(timeline, Objective('latency'), [PAYLOAD * rate for rate in mbit_s], policy,
+                      swing=swing)
+    record = ours.record
+    plans = {plan.name: plan for plan in ours.plans}
+    plans |= {data['name']: Plan.from_json(data, layout) for data in record['others']}
+    used = {}
+    for rate in mbit_s:
+        place = min(range(len(record['grid'])),
+                    key=lambda i: abs(record['grid'][i] - PAYLOAD * rate))
+        used[rate] = {system: record['baselines'][system][place] for system in POLICIES[policy]}
+    needed = {name for names in used.values() for name in names.values()}
+    extra = [plans[name] for name in sorted(needed) if ours.index(name) is None]
+    known = {**record, 'curves': {plan.name: record['curves'][plan.name] for plan in ours.plans}}
+    together = PlanTable(layout, [*ours.plans, *extra], ours.choices, known)
+    predicted = {rate: {plan.name: timeline.predict(plan, PAYLOAD * rate).latency_s
+                        for plan in together.plans} for rate in mbit_s}
+    live = {system: _live(layout, plans, record['baselines'][system], record['grid'])
+            for system in POLICIES[policy]}
+    return Rivals(ours, together, used, predicted, live)
 
 
 def _live(layout: Layout, plans: dict[str, Plan], used: list[str],

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from statistics import median
 import subprocess
 import sys
 import tempfile
 import time
 
 from hp_inference.link.dds import environment
+from hp_planner.profile.device import DeviceProfile
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'test' / 'lab'))
@@ -107,6 +109,28 @@ class TwoHosts:
     def ask(self, count: int = 1) -> list[dict]:
         """Return what became of so many images."""
         return self.do('ask', count=count)['frames']
+
+    def use(self, plan: str) -> None:
+        """Have the robot use another plan table, and wait until the server has it too."""
+        self.set(plan=plan, force_plan='full_offload', bandwidth_mbit_s=0.0)
+        end = time.monotonic() + READY_S
+        while self.ask()[0].get('fallback', True):
+            if time.monotonic() > end:
+                raise SystemExit(f'the server does not come to hold {plan}\n{self.logs()[-2000:]}')
+        self.set(force_plan='')
+
+    def profiles(self, profile: DeviceProfile, frames: int = 7) -> tuple[DeviceProfile, ...]:
+        """
+        Return a profile that was made on this machine as robot and as server have it.
+
+        Each is scaled to what whole frames take there; the first frames warm up.
+        """
+        made = []
+        for plan, what in (('robot_only', 'robot_compute_s'), ('full_offload', 'server_compute_s')):
+            self.set(force_plan=plan)
+            took = [frame[what] for frame in self.ask(frames)[2:]]
+            made.append(profile.slowed(median(took) / profile.whole_s))
+        return tuple(made)
 
     def logs(self) -> str:
         """Return what the nodes have said."""

@@ -17,7 +17,7 @@ import threading
 import time
 
 from _common import finish, parser, table
-from _rivals import ALL, PAYLOAD, Rivals, rivals
+from _rivals import ALL, PAYLOAD, POLICIES, rivals
 from _two_hosts import possible, TwoHosts
 from end_to_end import LINK, SLOWER
 import torch
@@ -31,7 +31,7 @@ from hp_planner.report.trace import read_trace
 
 RATES = [2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0]
 AHEAD_S = 0.5  # of the oracle
-ORACLE, OURS = 'oracle', ('exact', 'lossy')
+ORACLE = 'oracle'
 OF_ORACLE, REACTION_S = 1.10, 1.0
 #: A link in steps: seconds, Mbit/s.
 STEPS = [(0.0, 100.0), (6.0, 10.0), (12.0, 100.0), (18.0, 25.0), (24.0, 5.0), (30.0, 100.0)]
@@ -96,16 +96,19 @@ def measure(name: str, shape: tuple[int, ...], traces: dict[str, list], seconds:
             seeds: int, systems: list[str], profiling_s: float) -> dict:
     """Return what every system came to along every segment."""
     layout = open_model(ModelSpec(name, shape))[1]
-    server = profile(layout, sample_image(shape), seconds=profiling_s)
-    made: Rivals = rivals(layout, server.slowed(SLOWER), server, LINK, RATES, SWING)
+    made_here = profile(layout, sample_image(shape), seconds=profiling_s)
     results = {}
     with tempfile.TemporaryDirectory(prefix='hp_bench_') as folder:
-        files = {}
-        for system, plans in made.live.items():
-            files[system] = Path(folder) / f'{system}.json'
-            files[system].write_text(plans.dumps())
-        files[ORACLE] = files['exact']
-        with TwoHosts(name, shape, str(files['exact']), 100.0, SLOWER, monitor=True) as hosts:
+        with TwoHosts(name, shape, 'robot_only', 100.0, SLOWER, monitor=True) as hosts:
+            robot, server = hosts.profiles(made_here)
+            files = {}
+            for policy in POLICIES:
+                made = rivals(layout, robot, server, LINK, RATES, policy, SWING)
+                for system, plans in {**made.live, policy: made.ours}.items():
+                    files[system] = Path(folder) / f'{system}.json'
+                    files[system].write_text(plans.dumps())
+            files[ORACLE] = files['exact']
+
             def follow(system: str, samples: list, length: float) -> list[dict]:
                 hosts.set(plan=str(files[system]), bandwidth_mbit_s=0.0)
                 hosts.ask(4)  # robot and server agree on the table meanwhile
@@ -120,7 +123,7 @@ def measure(name: str, shape: tuple[int, ...], traces: dict[str, list], seconds:
                         print(f'  {trace} {seed} {system}: {1e3 * summary(frames)["mean_s"]:.0f} '
                               'ms', flush=True)
             logs = hosts.logs()
-    return {'server_s': server.whole_s, 'steps': steps,
+    return {'server_s': server.whole_s, 'robot_s': robot.whole_s, 'steps': steps,
             'traces': {trace: {system: summary(frames) for system, frames in each.items()}
                        for trace, each in results.items()}, 'log': logs[-4000:]}
 

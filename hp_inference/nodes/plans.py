@@ -107,13 +107,14 @@ class Plans:
     def learn(self, table: PlanTable) -> None:
         """Keep what planning knew of a table; running and serving it take none of that."""
         record, table.record = table.record, None
-        self.switching.curves, self._record_power = {}, NO_POWER
+        curves, least_latency, self._record_power = {}, False, NO_POWER
         try:
             if record is not None:
-                self.switching.curves, self._record_power = _known(Part(record, 'the record'))
+                curves, least_latency, self._record_power = _known(Part(record, 'the record'))
         except (PlanError, BadPower) as error:
             self._node.get_logger().warning(
                 f'the plan table works, but says nothing about what to expect: {error}')
+        self.switching.expect(curves, least_latency)
         self._node.count_energy()
 
     def _check_plan(self, plan: str) -> None:
@@ -211,7 +212,7 @@ class Plans:
         return response
 
 
-def _known(record: Part) -> tuple[dict[str, Curve], Power]:
-    """Return what a table's record predicts, and the watts it was made for."""
+def _known(record: Part) -> tuple[dict[str, Curve], bool, Power]:
+    """Return what a table's record predicts, if it is for least latency, and for what watts."""
     power = record.part('power')
-    return read_curves(record), Power(**power.data)
+    return read_curves(record), record.data.get('objective') == 'latency', Power(**power.data)

@@ -73,7 +73,8 @@ class RobotNode(ModelNode):
         self.plans.learn(table)
         self.engine = RobotEngine(self.layout, table, self.server.send, self._publish,
                                   self._dropped, self.params.deadline_s,
-                                  pick=self.plans.switching.pick, pacer=self.server.pacer)
+                                  pick=self.plans.switching.pick,
+                                  took=self.plans.switching.took, pacer=self.server.pacer)
         self.worker = Worker(self, 'robot worker')
         self.plans.open()
         self.listen(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES)

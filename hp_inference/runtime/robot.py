@@ -98,7 +98,8 @@ class RobotEngine:
     counted from the receipt of its image; 0: by what is to be expected of its plan (see Deadlines).
     ``server``: what is known of the server, to be told.
     ``pick(table, index)`` says which plan the next frame runs under where ``index`` is in force
-    (None: that one), ``pacer`` how fast its rows are sent.
+    (None: that one), and ``took(table, pick, seconds)`` is told how long it took, late answers
+    included; ``pacer``: how fast rows are sent.
     """
 
     def __init__(self, layout: Layout, table: PlanTable,
@@ -107,12 +108,14 @@ class RobotEngine:
                  on_drop: Callable[[object, str], None], deadline_s: float = 0.0,
                  retry_s: float = RETRY_S, *,
                  pick: Callable[[PlanTable, int], Pick] | None = None,
+                 took: Callable[[PlanTable, Pick, float], None] = lambda *_: None,
                  pacer: Pacer | None = None):
         self.layout = layout
         self.session = secrets.randbits(64)
         self.deadline_s = deadline_s
         self.server = Reach(retry_s)
         self._pick = pick or (lambda table, index: Pick(index, 'set'))
+        self._took = took
         self.counters = Counters()
         self._publish, self._on_result, self._on_drop = publish, on_result, on_drop
         self._alone = Executor(layout, compile_plan(layout, robot_only(layout))[0])
@@ -254,6 +257,7 @@ class RobotEngine:
                              deadline_s=due.due_s - taken.received_s)
         if not reason:
             self._together(taken, image, executor, result, prepared, due.give_up_s)
+            self._took(table, picked, time.monotonic() - begun)
         if result.fallback:
             self.counters.alone += 1
             trace, alone = Trace(), time.monotonic()

@@ -14,6 +14,7 @@ import math
 import threading
 import time
 
+from hp_inference.runtime.experience import Experience
 from hp_inference.split.curves import Curve
 from hp_inference.split.table import PlanTable
 
@@ -28,6 +29,8 @@ TOGETHER_S = 1.0
 #: The plan in force stays while the table still chooses it this much above or below the bandwidth,
 #: so that a rate that swings around a boundary does not swing the plans.
 HYSTERESIS = 0.1
+#: Another plan than the table's choice must be expected to be better by this part.
+GAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Pick:
     why: str
     bytes_per_s: float | None = None
     predicted_s: float | None = None
+
+
+FORCED = 'forced'
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,17 @@ class Switching:
 
     In this order: ``force`` (the name of a plan of the table), ``hold`` (whatever is in force),
     the table's choice at ``fixed_mbit_s`` (above 0) or at the bandwidth heard, the plan ``named``,
-    the first. ``curves``: by plan name, what planning predicts. ``on_change(table, before, pick)``
-    is called, on the frames' thread, with the index before when a frame's plan is another one.
-    ``several``: more than one says what the link carries; the least of what they said lately
-    counts then, as a plan for a slower link still works on a faster one.
+    the first. ``on_change(table, before, pick)`` is called, on the frames' thread, with the index
+    before when a frame's plan is another one. ``several``: more than one says what the link
+    carries; the least of what they said lately counts then, as a plan for a slower link still works
+    on a faster one.
     """
 
     def __init__(self, on_change: Callable[[PlanTable, int, Pick], None]
                  = lambda table, before, pick: None):
         self.force, self.hold, self.fixed_mbit_s, self.named = '', False, 0.0, ''
         self.several = False
-        self.curves: Mapping[str, Curve] = {}
+        self.expect({})
         self._on_change = on_change
         self._heard: deque[_Heard] = deque(maxlen=100)
         self._lock = threading.Lock()
@@ -110,23 +116,40 @@ class Switching:
             self._on_change(table, index, pick)
         return pick
 
+    def took(self, table: PlanTable, pick: Pick, seconds: float) -> None:
+        """Note how long a frame took under a pick, its wait for its turn not counted."""
+        if pick.predicted_s and pick.why != FORCED:  # whoever forces plans compares them himself
+            self._experience.note(table.plans[pick.index].name, pick.bytes_per_s * 8e-6,
+                                  seconds / pick.predicted_s)
+
+    def expect(self, curves: Mapping[str, Curve], least_latency: bool = False) -> None:
+        """
+        Expect of plans, by name, what planning predicts, and forget what frames took.
+
+        ``least_latency``: that is what the table is for. Where frames under its choice take longer
+        than predicted, a plan that is better than what they really take is picked then.
+        """
+        self._curves, self._least_latency, self._experience = curves, least_latency, Experience()
+
     def choose(self, table: PlanTable, index: int) -> Pick:
         """Return the same, and tell nobody."""
         known = self.bandwidth() if table.choices else None
         chosen, why = self._choose(table, index, known)
         bytes_per_s = None if known is None else known[0]
-        curve = self.curves.get(table.plans[chosen].name)
-        predicted = None
-        if curve is not None and bytes_per_s is not None:
-            predicted = curve.at(bytes_per_s * 8e-6)
-            predicted = predicted if math.isfinite(predicted) else None
-        return Pick(chosen, why, bytes_per_s, predicted)
+        predicted = self._predicted_s(table, chosen, (bytes_per_s or 0.0) * 8e-6)
+        return Pick(chosen, why, bytes_per_s,
+                    predicted if known is not None and math.isfinite(predicted) else None)
+
+    def _predicted_s(self, table: PlanTable, index: int, mbit_s: float) -> float:
+        """Return what planning predicts for a plan; infinity where it says nothing."""
+        curve = self._curves.get(table.plans[index].name)
+        return math.inf if curve is None else curve.at(mbit_s)
 
     def _choose(self, table: PlanTable, index: int,
                 known: tuple[float, str] | None) -> tuple[int, str]:
         forced = table.index(self.force) if self.force else None
         if forced is not None:
-            return forced, 'forced'
+            return forced, FORCED
         if self.hold:
             return index, 'held'
         if known is None:
@@ -134,7 +157,24 @@ class Switching:
             return (0, 'the first of the table') if named is None else (named, 'named')
         bytes_per_s, whence = known
         mbit_s = bytes_per_s * 8e-6
+        self._experience.carries(mbit_s)
         why = f'{mbit_s:.3g} Mbit/s ({whence})'
         near = [table.choose(mbit_s * factor) for factor in (1 - HYSTERESIS, 1, 1 + HYSTERESIS)]
         # A bandwidth that somebody sets does not swing.
-        return (index if index in near and not self.fixed_mbit_s > 0 else near[1]), why
+        chosen = index if index in near and not self.fixed_mbit_s > 0 else near[1]
+        return self._best(table, chosen, mbit_s, why) if self._least_latency else (chosen, why)
+
+    def _best(self, table: PlanTable, chosen: int, mbit_s: float, why: str) -> tuple[int, str]:
+        """Return the table's choice, or what beats it by what frames took lately."""
+        def factor(index: int) -> float:
+            return self._experience.factor(table.plans[index].name, mbit_s)
+        over = factor(chosen)
+        if over < 1 + GAIN:
+            return chosen, why
+        expected = [self._predicted_s(table, i, mbit_s) * factor(i)
+                    for i in range(len(table.plans))]
+        best = min(range(len(expected)), key=expected.__getitem__)
+        if expected[best] > (1 - GAIN) * expected[chosen]:
+            return chosen, why
+        return best, (f'{why}; {table.plans[chosen].name} takes {over:.2f} times what was '
+                      'predicted')

@@ -38,6 +38,9 @@ FINE = 8
 # A plan that is nowhere better than the others by more than this share is left out of the table:
 # each plan costs the nodes memory and time to prepare.
 WORTH = 0.003
+# The best baseline stays in the table where it is not worse than the best plan by more than this
+# part: the robot turns to it where the others turn out slower than predicted.
+SPARE = 0.25
 # Where an uncertain rate is tried, in standard deviations of its logarithm.
 SPREAD = (-1.5, -0.75, 0.0, 0.75, 1.5)
 MOST_SWING = 2.0
@@ -130,8 +133,8 @@ def plan_table(timeline: Timeline, objective: Objective, mbit_s: Sequence[float]
     used = _worthwhile(costs, every.index(alone), _least(costs, every, rivals))
     best = np.array(used)[costs[used].argmin(0)]
     changes = [i for i in range(len(fine)) if not i or best[i] != best[i - 1]]
-    order = [every.index(alone), *sorted(set(best.tolist()) - {every.index(alone)},
-                                         key=lambda i: best.tolist().index(i))]
+    spare = _spare(costs, every, rivals) if objective.name == 'latency' else []
+    order = list(dict.fromkeys([every.index(alone), *best.tolist(), *spare]))
     table_plans = [every[i] for i in order]
     choices = [Choice(fine[i], order.index(int(best[i]))) for i in changes]
     shown = sorted({*grid, *(fine[i] for i in changes)})
@@ -158,6 +161,17 @@ def _least(costs: np.ndarray, every: list[Plan], rivals: dict[str, list[Plan]]) 
     """Return the least cost of a baseline at each rate."""
     return np.min([[costs[every.index(plan), i] for i, plan in enumerate(plans)]
                    for plans in rivals.values()], 0)
+
+
+def _spare(costs: np.ndarray, every: list[Plan], rivals: dict[str, list[Plan]]) -> list[int]:
+    """Return the baselines that are the best of their kind and near the best plan somewhere."""
+    kept = []
+    for i, least in enumerate(costs.min(0)):
+        best = min((every.index(plans[i]) for plans in rivals.values()),
+                   key=lambda plan: costs[plan, i])
+        if costs[best, i] <= least * (1 + SPARE):
+            kept.append(best)
+    return kept
 
 
 def _worthwhile(costs: np.ndarray, alone: int, limit: np.ndarray) -> list[int]:

@@ -8,7 +8,14 @@ from settings import drawn_setting, POWER, profile_of, setting_of, tiny
 
 from hp_inference.runtime.meters import NO_POWER
 from hp_inference.split.table import PlanTable
-from hp_planner.loss.grid import checked_grid, default_grid, expected_costs, FINE, plan_table
+from hp_planner.loss.grid import (
+    checked_grid,
+    default_grid,
+    expected_costs,
+    FINE,
+    plan_table,
+    SPARE,
+)
 from hp_planner.loss.objective import Objective
 from hp_planner.report.record import Record
 from hp_planner.timeline.setting import SettingError
@@ -52,6 +59,19 @@ def test_the_record_is_what_the_reports_read_and_the_table_survives_its_file():
     assert again.plans == table.plans
     assert table.plans[0].name == 'robot_only'
     assert len({plan.name for plan in table.plans}) == len(table.plans) <= len(GRID) + 3
+
+
+def test_the_best_baseline_is_in_the_table_where_it_is_near_the_best_plan():
+    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
+    table = plan_table(timeline, Objective(), GRID)
+    record = Record.from_json(table.record)
+    near = 0
+    for point, names in zip(record.points, zip(*table.record['baselines'].values())):
+        best = min(names, key=lambda name: record.curves[name].at(point.mbit_s))
+        if record.curves[best].at(point.mbit_s) <= (1 + SPARE) * point.latency_s * (1 - 1e-9):
+            near += 1
+            assert table.index(best) is not None
+    assert near
 
 
 def test_progress_is_told_and_the_same_seed_gives_the_same_table():

@@ -60,7 +60,8 @@ class Pair:
     """
 
     def __init__(self, layout: Layout, plans: PlanTable, *, deadline_s: float = WAIT_S,
-                 retry_s: float = 0.0, connected: bool = True, pick=None, **server):
+                 retry_s: float = 0.0, connected: bool = True, pick=None,
+                 took=lambda *_: None, **server):
         self.layout, self.server_options = layout, server
         self.up: Callable[[Chunk], Iterable[Chunk]] = lambda chunk: [chunk]
         self.down: Callable[[Chunk], Iterable[Chunk]] = lambda chunk: [chunk]
@@ -69,7 +70,7 @@ class Pair:
         self.drops: list[tuple[object, str]] = []
         self.results: queue.Queue[FrameResult] = queue.Queue()
         self.server = self.new_server()
-        self.robot = self.new_robot(plans, deadline_s, retry_s, pick=pick)
+        self.robot = self.new_robot(plans, deadline_s, retry_s, pick=pick, took=took)
         if connected:
             self.agree(plans)
 

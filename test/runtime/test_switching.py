@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from hp_inference.runtime import switching
+from hp_inference.runtime import experience, switching
+from hp_inference.runtime.experience import KEPT_S, SETTLED_S
 from hp_inference.runtime.switching import BadBandwidth, Switching
 from hp_inference.split.curves import FIGURES, read_curves, SIZES
 from hp_inference.split.plan import make_plan
@@ -169,7 +170,7 @@ def test_the_pick_says_what_planning_predicts_at_that_bandwidth():
     record = Part({'grid': [5.0, 10.0], 'curves': {'robot_only': curve, 'uniform:0.75': curve}},
                   'the record')
     switch = Switching()
-    switch.curves = read_curves(record)
+    switch.expect(read_curves(record))
     switch.force = 'uniform:0.75'
     assert switch.choose(TABLE, 1).predicted_s is None  # at what bandwidth?
     switch.hear(5 * MBIT)
@@ -180,3 +181,79 @@ def test_the_pick_says_what_planning_predicts_at_that_bandwidth():
     assert switch.choose(TABLE, 1).predicted_s is None  # it would never end
     switch.force = 'full_offload'
     assert switch.choose(TABLE, 1).predicted_s is None  # no curve
+
+
+# What frames take, against what planning predicts
+
+def predicting(clock, monkeypatch, least_latency=True, **latencies_s):
+    """Return a switch that expects these latencies of the table's plans, whatever the rate."""
+    monkeypatch.setattr(experience.time, 'monotonic', lambda: clock[0])
+    curves = {name: {**{figure: [seconds] for figure in FIGURES}, **dict.fromkeys(SIZES, 7.0)}
+              for name, seconds in zip(PLANS, latencies_s.values())}
+    switch = Switching()
+    switch.expect(read_curves(Part({'grid': [20.0], 'curves': curves}, 'the record')),
+                  least_latency)
+    switch.fixed_mbit_s = 20.0
+    return switch
+
+
+def frames(switch, clock, took_s, count=2):
+    """Let frames under each pick take what their plan takes, until what they took is believed."""
+    index = 0
+    for _ in range(count):
+        pick = switch.choose(TABLE, index)
+        switch.took(TABLE, pick, took_s[pick.index])
+        index = pick.index
+    clock[0] += SETTLED_S
+    return named(switch, index=index)
+
+
+def test_a_plan_that_takes_longer_than_predicted_loses_to_one_that_is_better_then(
+        clock, monkeypatch):
+    switch = predicting(clock, monkeypatch, alone=0.4, split=0.1, offload=0.12)
+    took_s = [0.4, 0.2, 0.3]
+    assert frames(switch, clock, took_s) == 'full_offload'  # as 0.12 is less than 0.2
+    assert frames(switch, clock, took_s) == 'uniform:0.75'  # 0.3 it was, and alone is no better
+    pick = switch.choose(TABLE, 0)
+    assert pick.predicted_s == 0.1
+    clock[0] += KEPT_S
+    assert named(switch) == 'uniform:0.75'
+
+
+def test_the_reason_says_which_plan_took_how_much_longer(clock, monkeypatch):
+    switch = predicting(clock, monkeypatch, alone=0.4, split=0.1, offload=0.12)
+    frames(switch, clock, [0.4, 0.2, 0.12])
+    assert switch.choose(TABLE, 1).why == ('20 Mbit/s (parameter bandwidth_mbit_s); uniform:0.75 '
+                                           'takes 2.00 times what was predicted')
+
+
+@pytest.mark.parametrize('split', [0.1, 0.104, 0.12])
+def test_the_choice_stays_where_little_is_to_be_gained(clock, monkeypatch, split):
+    switch = predicting(clock, monkeypatch, alone=0.4, split=0.1, offload=0.12)
+    assert frames(switch, clock, [0.4, split, 0.12]) == 'uniform:0.75'
+
+
+def test_a_server_that_is_slow_for_all_leaves_the_robot_alone_until_it_is_forgotten(
+        clock, monkeypatch):
+    switch = predicting(clock, monkeypatch, alone=0.4, split=0.1, offload=0.12)
+    slow = [0.4, 1.0, 1.0]
+    frames(switch, clock, slow)
+    assert frames(switch, clock, slow) == 'robot_only'
+    clock[0] += KEPT_S + 0.1
+    assert named(switch) == 'uniform:0.75'
+
+
+def test_nothing_is_learnt_for_another_aim_from_forced_frames_or_of_another_table(
+        clock, monkeypatch):
+    took_s = [0.4, 0.2, 0.12]
+    energy = predicting(clock, monkeypatch, False, alone=0.4, split=0.1, offload=0.12)
+    assert frames(energy, clock, took_s) == 'uniform:0.75'
+    switch = predicting(clock, monkeypatch, alone=0.4, split=0.1, offload=0.12)
+    switch.force = 'uniform:0.75'
+    frames(switch, clock, took_s)
+    switch.force = ''
+    assert named(switch) == 'uniform:0.75'
+    frames(switch, clock, took_s)
+    assert named(switch) == 'full_offload'
+    switch.expect(switch._curves, True)
+    assert named(switch) == 'uniform:0.75'
