@@ -130,6 +130,7 @@ class TwoHosts:
             self.set(force_plan=plan)
             took = [frame[what] for frame in self.ask(frames)[2:]]
             made.append(profile.slowed(median(took) / profile.whole_s))
+        self.set(force_plan='')
         return tuple(made)
 
     def logs(self) -> str:

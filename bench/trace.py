@@ -111,7 +111,8 @@ def measure(name: str, shape: tuple[int, ...], traces: dict[str, list], seconds:
 
             def follow(system: str, samples: list, length: float) -> list[dict]:
                 hosts.set(plan=str(files[system]), bandwidth_mbit_s=0.0)
-                hosts.ask(4)  # robot and server agree on the table meanwhile
+                hosts.lab.rate(samples[0][1])
+                hosts.ask(10)  # robot and server agree on the table, and the monitor on the rate
                 return run(hosts, samples, length, system == ORACLE)
             steps = reactions(follow('exact', STEPS, STEPS[-1][0] + 6.0))
             for trace, samples in traces.items():
