@@ -14,7 +14,8 @@ class Reach:
     """
     What the robot knows of its server; any thread may tell and ask.
 
-    ``retry_s``: after a frame that the server left alone the robot goes alone for so long.
+    ``retry_s``: after a frame that the server left alone the robot goes alone for so long, or only
+    until the next sign of life where that was the first one: the link may just have got slower.
     """
 
     def __init__(self, retry_s: float):
@@ -22,14 +23,14 @@ class Reach:
         self._table, self._text = b'', 'no server has been heard of'
         self._gone = False
         self._alive_s: float | None = None
-        self._alone_until = 0.0
+        self._alone_until, self._left_alone = 0.0, 0
         self._lock = threading.Lock()
 
     def holds(self, digest: bytes, text: str = '') -> None:
         """Note which table the server has in force (empty: none, ``text`` says why)."""
         with self._lock:
             if digest != self._table:
-                self._alone_until = 0.0
+                self._alone_until, self._left_alone = 0.0, 0
             self._table, self._text, self._gone = digest, text, False
             if not digest:
                 self._alive_s = None
@@ -48,13 +49,13 @@ class Reach:
         """
         with self._lock:
             if self._gone:
-                self._gone, self._alone_until = False, 0.0
+                self._gone, self._alone_until, self._left_alone = False, 0.0, 0
 
     def alive(self) -> None:
         """Note a sign of life; once there was one, they are expected to go on coming."""
         with self._lock:
             now = time.monotonic()
-            if self._silent(now):
+            if self._silent(now) or self._left_alone == 1:
                 self._alone_until = 0.0
             self._alive_s = now
 
@@ -62,6 +63,12 @@ class Reach:
         """Note that the server did not do its share of a frame."""
         with self._lock:
             self._alone_until = time.monotonic() + self.retry_s
+            self._left_alone += 1
+
+    def answered(self) -> None:
+        """Note that the server did its share of a frame."""
+        with self._lock:
+            self._left_alone = 0
 
     def why_not(self, digest: bytes) -> str:
         """Return why a frame under this table can't be computed together, '' when it can."""

@@ -98,8 +98,8 @@ class RobotEngine:
     counted from the receipt of its image; 0: by what is to be expected of its plan (see Deadlines).
     ``server``: what is known of the server, to be told.
     ``pick(table, index)`` says which plan the next frame runs under where ``index`` is in force
-    (None: that one), and ``took(table, pick, seconds)`` is told how long it took, late answers
-    included; ``pacer``: how fast rows are sent.
+    (None: that one), and ``took(table, pick, seconds)`` is told how long a frame took under it,
+    also where the robot had to go on alone; ``pacer``: how fast rows are sent.
     """
 
     def __init__(self, layout: Layout, table: PlanTable,
@@ -257,7 +257,6 @@ class RobotEngine:
                              deadline_s=due.due_s - taken.received_s)
         if not reason:
             self._together(taken, image, executor, result, prepared, due.give_up_s)
-            self._took(table, picked, time.monotonic() - begun)
         if result.fallback:
             self.counters.alone += 1
             trace, alone = Trace(), time.monotonic()
@@ -265,6 +264,8 @@ class RobotEngine:
             self._deadlines.took_alone(time.monotonic() - alone)
             result.robot_compute_s += trace.compute_s
             result.spans += compute_spans('robot', trace, prepared)
+        if not reason:
+            self._took(table, picked, time.monotonic() - begun)
         result.dropped, result.late = self.counters.dropped, self.counters.late
         result.latency_s = time.monotonic() - taken.received_s
         self._on_result(result)
@@ -285,6 +286,7 @@ class RobotEngine:
             result.outputs = executor.run(io, image, trace)
             done = True
             if executor.program.receives:
+                self.server.answered()
                 self._deadlines.took_together(result.plan_index, time.monotonic() - origin)
                 frame.reported.wait(REPORT_GRACE_S)
         except LinkError as error:

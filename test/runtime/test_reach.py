@@ -39,6 +39,25 @@ def test_after_a_frame_that_it_left_alone_it_is_asked_again_a_while_later(server
     assert server.why_not(MINE) == ''
 
 
+def test_the_first_time_a_sign_of_life_ends_the_time_alone_and_not_when_it_happens_again(
+        server, clock):
+    server.alive()
+    server.left_alone()
+    assert server.why_not(MINE)
+    server.alive()
+    assert server.why_not(MINE) == ''
+    server.left_alone()
+    server.alive()
+    assert server.why_not(MINE) == 'the server left the last frame alone'
+    clock[0] += 1.01
+    server.alive()
+    assert server.why_not(MINE) == ''
+    server.answered()
+    server.left_alone()
+    server.alive()
+    assert server.why_not(MINE) == ''
+
+
 def test_a_new_agreement_ends_the_time_alone_and_the_same_again_does_not(server):
     server.left_alone()
     server.holds(MINE)
