@@ -56,13 +56,13 @@ class Experience:
                 self._kept.setdefault(_key(taken.plan, taken.mbit_s),
                                       deque(maxlen=KEPT)).append(taken)
 
-    def factor(self, plan: str, mbit_s: float) -> float:
-        """Return the multiple of its prediction that a plan takes; 1 where nothing is known."""
+    def factor(self, plan: str, mbit_s: float) -> float | None:
+        """Return the multiple of its prediction that a plan takes; None: that is not known."""
         oldest_s = time.monotonic() - KEPT_S
         with self._lock:
             ratios = [taken.ratio for taken in self._kept.get(_key(plan, mbit_s), ())
                       if taken.at_s > oldest_s]
-        return median_low(ratios) if len(ratios) >= LEAST else 1.0
+        return median_low(ratios) if len(ratios) >= LEAST else None
 
 
 def _key(plan: str, mbit_s: float) -> tuple[str, int | None]:

@@ -30,7 +30,7 @@ TOGETHER_S = 1.0
 #: so that a rate that swings around a boundary does not swing the plans.
 HYSTERESIS = 0.1
 #: Another plan than the table's choice must be expected to be better by this part.
-GAIN = 0.05
+GAIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -166,15 +166,25 @@ class Switching:
 
     def _best(self, table: PlanTable, chosen: int, mbit_s: float, why: str) -> tuple[int, str]:
         """Return the table's choice, or what beats it by what frames took lately."""
-        def factor(index: int) -> float:
-            return self._experience.factor(table.plans[index].name, mbit_s)
-        over = factor(chosen)
+        known = {plan.name: factor for plan in table.plans
+                 if (factor := self._experience.factor(plan.name, mbit_s)) is not None}
+        over = known.get(table.plans[chosen].name, 1.0)
         if over < 1 + GAIN:
             return chosen, why
-        expected = [self._predicted_s(table, i, mbit_s) * factor(i)
-                    for i in range(len(table.plans))]
-        best = min(range(len(expected)), key=expected.__getitem__)
-        if expected[best] > (1 - GAIN) * expected[chosen]:
+
+        def expected_s(index: int) -> float:
+            name = table.plans[index].name
+            return self._predicted_s(table, index, mbit_s) * (
+                known[name] if name in known else self._guess(name, known))
+        best = min(range(len(table.plans)), key=expected_s)
+        if expected_s(best) > (1 - GAIN) * expected_s(chosen):
             return chosen, why
         return best, (f'{why}; {table.plans[chosen].name} takes {over:.2f} times what was '
                       'predicted')
+
+    def _guess(self, name: str, known: Mapping[str, float]) -> float:
+        """Return a factor for a plan of which none is known: half way to those of its kind."""
+        curve = self._curves.get(name)
+        alike = [factor for other, factor in known.items()
+                 if curve is not None and self._curves[other].computes == curve.computes]
+        return math.sqrt(min(alike, default=1.0))

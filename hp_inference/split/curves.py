@@ -48,6 +48,11 @@ class Curve:
         """Whether the plan needs the link at all."""
         return self.up_bytes + self.down_bytes > 0
 
+    @property
+    def computes(self) -> tuple[bool, bool]:
+        """Whether the robot and whether the server computes under the plan."""
+        return bool(self.robot_busy_s[-1] > 0), bool(self.server_busy_s[-1] > 0)
+
     def at(self, mbit_s, figure: str = 'latency_s'):
         """
         Return a figure, or the throughput, at a rate (or an array of rates): linear in 1 / rate.

@@ -38,6 +38,9 @@ FINE = 8
 # A plan that is nowhere better than the others by more than this share is left out of the table:
 # each plan costs the nodes memory and time to prepare.
 WORTH = 0.003
+# A plan of ours must be predicted to cost less than the best baseline by more than this part. The
+# simpler plan has less that can go otherwise than predicted.
+SURE = 0.03
 # The best baseline stays in the table where it is not worse than the best plan by more than this
 # part: the robot turns to it where the others turn out slower than predicted.
 SPARE = 0.25
@@ -130,11 +133,16 @@ def plan_table(timeline: Timeline, objective: Objective, mbit_s: Sequence[float]
     _check_reachable(objective, figures, costs, fine)
     if swing:
         costs = expected_costs(timeline, objective, every, fine, swing)
-    used = _worthwhile(costs, every.index(alone), _least(costs, every, rivals))
+    simple = np.array([min((every.index(plans[i]) for plans in rivals.values()),
+                           key=lambda plan: costs[plan, i]) for i in range(len(fine))])
+    simple_costs = costs[simple, range(len(fine))]
+    used = _worthwhile(costs, every.index(alone), simple_costs)
     best = np.array(used)[costs[used].argmin(0)]
+    least = costs[best, range(len(fine))]
+    best = np.where((simple_costs <= least * (1 + SURE)) & (least < OUTSIDE), simple, best)
     changes = [i for i in range(len(fine)) if not i or best[i] != best[i - 1]]
-    spare = _spare(costs, every, rivals) if objective.name == 'latency' else []
-    order = list(dict.fromkeys([every.index(alone), *best.tolist(), *spare]))
+    near = (simple_costs <= least * (1 + SPARE)) & (objective.name == 'latency')
+    order = list(dict.fromkeys([every.index(alone), *best.tolist(), *simple[near].tolist()]))
     table_plans = [every[i] for i in order]
     choices = [Choice(fine[i], order.index(int(best[i]))) for i in changes]
     shown = sorted({*grid, *(fine[i] for i in changes)})
@@ -155,23 +163,6 @@ def _refined(grid: list[float]) -> list[float]:
     for low, high in zip(grid, grid[1:]):
         fine += [low, *(float(f'{low * (high / low) ** (i / FINE):.4g}') for i in range(1, FINE))]
     return sorted({*fine, grid[-1]})
-
-
-def _least(costs: np.ndarray, every: list[Plan], rivals: dict[str, list[Plan]]) -> np.ndarray:
-    """Return the least cost of a baseline at each rate."""
-    return np.min([[costs[every.index(plan), i] for i, plan in enumerate(plans)]
-                   for plans in rivals.values()], 0)
-
-
-def _spare(costs: np.ndarray, every: list[Plan], rivals: dict[str, list[Plan]]) -> list[int]:
-    """Return the baselines that are the best of their kind and near the best plan somewhere."""
-    kept = []
-    for i, least in enumerate(costs.min(0)):
-        best = min((every.index(plans[i]) for plans in rivals.values()),
-                   key=lambda plan: costs[plan, i])
-        if costs[best, i] <= least * (1 + SPARE):
-            kept.append(best)
-    return kept
 
 
 def _worthwhile(costs: np.ndarray, alone: int, limit: np.ndarray) -> list[int]:

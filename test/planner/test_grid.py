@@ -15,6 +15,7 @@ from hp_planner.loss.grid import (
     FINE,
     plan_table,
     SPARE,
+    SURE,
 )
 from hp_planner.loss.objective import Objective
 from hp_planner.report.record import Record
@@ -72,6 +73,18 @@ def test_the_best_baseline_is_in_the_table_where_it_is_near_the_best_plan():
             near += 1
             assert table.index(best) is not None
     assert near
+
+
+def test_a_plan_of_ours_has_a_choice_only_where_it_is_surely_better_than_every_baseline():
+    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
+    table = plan_table(timeline, Objective(), GRID)
+    record = Record.from_json(table.record)
+    kinds = set()
+    for point, names in zip(record.points, zip(*table.record['baselines'].values())):
+        least = min(record.curves[name].at(point.mbit_s) for name in names)
+        kinds.add(point.plan in names)
+        assert point.plan in names or point.latency_s * (1 + SURE) < least * (1 + 1e-9)
+    assert kinds == {True, False}
 
 
 def test_progress_is_told_and_the_same_seed_gives_the_same_table():

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which plan a frame runs under: what is set, what is heard, and what can't be believed."""
 
+from dataclasses import replace
 import math
 
 from engine_pair import small_net
 from hypothesis import given
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 from hp_inference.runtime import experience, switching
@@ -188,8 +190,10 @@ def test_the_pick_says_what_planning_predicts_at_that_bandwidth():
 def predicting(clock, monkeypatch, least_latency=True, **latencies_s):
     """Return a switch that expects these latencies of the table's plans, whatever the rate."""
     monkeypatch.setattr(experience.time, 'monotonic', lambda: clock[0])
-    curves = {name: {**{figure: [seconds] for figure in FIGURES}, **dict.fromkeys(SIZES, 7.0)}
-              for name, seconds in zip(PLANS, latencies_s.values())}
+    computing = {'robot_only': (1.0, 0.0), 'uniform:0.75': (1.0, 1.0), 'full_offload': (0.0, 1.0)}
+    curves = {name: {**{figure: [seconds] for figure in FIGURES}, **dict.fromkeys(SIZES, 7.0),
+                     'robot_busy_s': [robot * seconds], 'server_busy_s': [server * seconds]}
+              for seconds, (name, (robot, server)) in zip(latencies_s.values(), computing.items())}
     switch = Switching()
     switch.expect(read_curves(Part({'grid': [20.0], 'curves': curves}, 'the record')),
                   least_latency)
@@ -227,7 +231,7 @@ def test_the_reason_says_which_plan_took_how_much_longer(clock, monkeypatch):
                                            'takes 2.00 times what was predicted')
 
 
-@pytest.mark.parametrize('split', [0.1, 0.104, 0.12])
+@pytest.mark.parametrize('split', [0.1, 0.102, 0.12])
 def test_the_choice_stays_where_little_is_to_be_gained(clock, monkeypatch, split):
     switch = predicting(clock, monkeypatch, alone=0.4, split=0.1, offload=0.12)
     assert frames(switch, clock, [0.4, split, 0.12]) == 'uniform:0.75'
@@ -257,3 +261,14 @@ def test_nothing_is_learnt_for_another_aim_from_forced_frames_or_of_another_tabl
     assert named(switch) == 'full_offload'
     switch.expect(switch._curves, True)
     assert named(switch) == 'uniform:0.75'
+
+
+@pytest.mark.parametrize('likes, split', [((1.0, 1.0), True), ((1.0, 0.0), False)])
+def test_a_plan_that_has_not_run_is_believed_half_where_its_kind_takes_longer(
+        clock, monkeypatch, likes, split):
+    switch = predicting(clock, monkeypatch, alone=0.4, split=0.1, offload=0.12)
+    busy = zip(('robot_busy_s', 'server_busy_s'), likes)
+    switch._curves['full_offload'] = replace(
+        switch._curves['full_offload'], **{name: np.array([part]) for name, part in busy})
+    # It takes 1.5 times as long; so of one of its kind 0.12 s * 1.22 are expected: 0.147 s.
+    assert frames(switch, clock, [0.4, 0.15, 9.0]) == ('uniform:0.75' if split else 'full_offload')
