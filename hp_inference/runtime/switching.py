@@ -183,8 +183,8 @@ class Switching:
                       'predicted')
 
     def _guess(self, name: str, known: Mapping[str, float]) -> float:
-        """Return a factor for a plan of which none is known: half way to those of its kind."""
+        """Return a factor for a plan that has none: that of those which compute where it does."""
         curve = self._curves.get(name)
-        alike = [factor for other, factor in known.items()
-                 if curve is not None and self._curves[other].computes == curve.computes]
-        return math.sqrt(min(alike, default=1.0))
+        return min((factor for other, factor in known.items()
+                    if curve is not None and self._curves[other].computes == curve.computes),
+                   default=1.0)

@@ -263,12 +263,11 @@ def test_nothing_is_learnt_for_another_aim_from_forced_frames_or_of_another_tabl
     assert named(switch) == 'uniform:0.75'
 
 
-@pytest.mark.parametrize('likes, split', [((1.0, 1.0), True), ((1.0, 0.0), False)])
-def test_a_plan_that_has_not_run_is_believed_half_where_its_kind_takes_longer(
-        clock, monkeypatch, likes, split):
-    switch = predicting(clock, monkeypatch, alone=0.4, split=0.1, offload=0.12)
-    busy = zip(('robot_busy_s', 'server_busy_s'), likes)
-    switch._curves['full_offload'] = replace(
-        switch._curves['full_offload'], **{name: np.array([part]) for name, part in busy})
-    # It takes 1.5 times as long; so of one of its kind 0.12 s * 1.22 are expected: 0.147 s.
-    assert frames(switch, clock, [0.4, 0.15, 9.0]) == ('uniform:0.75' if split else 'full_offload')
+@pytest.mark.parametrize('busy, plan', [((1.0, 1.0), 'uniform:0.75'), ((0.0, 1.0), 'full_offload')])
+def test_a_plan_that_has_not_run_is_taken_for_as_slow_as_those_that_compute_where_it_does(
+        clock, monkeypatch, busy, plan):
+    switch = predicting(clock, monkeypatch, alone=9.0, split=0.1, offload=0.12)
+    robot, server = map(np.array, zip(busy))
+    switch._curves['full_offload'] = replace(switch._curves['full_offload'],
+                                             robot_busy_s=robot, server_busy_s=server)
+    assert frames(switch, clock, [9.0, 0.2, 9.0]) == plan
