@@ -113,11 +113,15 @@ class TwoHosts:
     def use(self, plan: str) -> None:
         """Have the robot use another plan table, and wait until the server has it too."""
         self.set(plan=plan, force_plan='full_offload', bandwidth_mbit_s=0.0)
+        self.agree()
+        self.set(force_plan='')
+
+    def agree(self) -> None:
+        """Wait until frames run as the robot's plan says."""
         end = time.monotonic() + READY_S
         while self.ask()[0].get('fallback', True):
             if time.monotonic() > end:
-                raise SystemExit(f'the server does not come to hold {plan}\n{self.logs()[-2000:]}')
-        self.set(force_plan='')
+                raise SystemExit(f'robot and server do not agree\n{self.logs()[-2000:]}')
 
     def profiles(self, profile: DeviceProfile, frames: int = 7) -> tuple[DeviceProfile, ...]:
         """

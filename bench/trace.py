@@ -112,7 +112,8 @@ def measure(name: str, shape: tuple[int, ...], traces: dict[str, list], seconds:
             def follow(system: str, samples: list, length: float) -> list[dict]:
                 hosts.set(plan=str(files[system]), bandwidth_mbit_s=0.0)
                 hosts.lab.rate(max(1.0, samples[0][1]))  # a piece may begin in a blackout
-                hosts.ask(10)  # robot and server agree on the table, and the monitor on the rate
+                hosts.agree()
+                hosts.ask(10)  # by then the monitor knows the rate
                 return run(hosts, samples, length, system == ORACLE)
             steps = reactions(follow('exact', STEPS, STEPS[-1][0] + 6.0))
             for trace, samples in traces.items():

@@ -65,6 +65,7 @@ class Inbox:
             self._slots[key] = _Slot(spec)
         self._incomplete = len(self._slots)
         self._abort_reason: str | None = None
+        self.arrived_s = time.monotonic()  # the last chunk, or that there was none yet
         self._duplicates = 0
         self._received_bytes = 0
         self._allocated_bytes = 0
@@ -227,8 +228,9 @@ class Inbox:
         """Book a received chunk; the lock is held."""
         slot.received += 1
         self._received_bytes += payload_bytes
+        self.arrived_s = time.monotonic()
         if slot.complete:
-            slot.done_s = time.monotonic()
+            slot.done_s = self.arrived_s
             self._incomplete -= 1
             self._arrived.notify_all()
 

@@ -317,7 +317,7 @@ SERVER: Table = (
     Row('max_sessions', 'int', 4, unit='frames', low=1, high=64, read_only=True,
         description='frames in flight of one robot at most'),
     Row('session_timeout_s', 'double', 2.0, unit='s', low=0.01, high=60.0,
-        description='a frame whose rows do not come is given up after'),
+        description='a frame of which nothing comes for so long is given up'),
     Row('compute_places', 'int', 1, unit='frames', low=1, high=64, read_only=True,
         description='frames that compute at once, of all robots together; they take turns'),
     Row('limit_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e5,

@@ -114,7 +114,7 @@ class Plans:
         except (PlanError, BadPower) as error:
             self._node.get_logger().warning(
                 f'the plan table works, but says nothing about what to expect: {error}')
-        self.switching.expect(curves, least_latency)
+        self.switching.expect(table, curves, least_latency)
         self._node.count_energy()
 
     def _check_plan(self, plan: str) -> None:

@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import math
 from statistics import median_low
 import threading
 import time
 
-#: So many frames of a plan are remembered, for so long; then the plan is given another chance. [s]
-KEPT, KEPT_S = 5, 60.0
-#: Of fewer frames one may have been an exception.
-LEAST = 2
+#: So many frames of a plan are remembered. Of fewer than LEAST one may have been an exception.
+KEPT, LEAST = 5, 2
 #: A frame says something about its plan where the link still carries the same after so long, within
 #: this part: what is known of a link that has just changed is late. [s]
 SETTLED_S, SAME = 1.5, 0.25
+#: What is known of a plan that does not run counts for REST_S, or for what REST_FRAMES take, before
+#: it is tried again; twice as long after each trial in which it was still slow, up to MOST_REST_S.
+REST_S, REST_FRAMES, MOST_REST_S = 2.0, 10, 60.0
+#: Slow is what takes more than this multiple of its prediction.
+SLOW = 1.03
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,38 @@ class _Taken:
     plan: str
     mbit_s: float
     ratio: float
+    seconds: float
     at_s: float
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        return _key(self.plan, self.mbit_s)
+
+
+@dataclass
+class _Known:
+    """What settled of one plan at one rate, when it last grew, and how trials of it ended."""
+
+    ratios: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    at_s: float = 0.0
+    seconds: float = 0.0
+    slow_trials: int = 0
+    on_trial: bool = False
+
+    def rests(self, now: float) -> bool:
+        """Whether what is known still counts."""
+        rest_s = min(MOST_REST_S, REST_S * 2.0 ** min(self.slow_trials, 10))
+        return now - self.at_s <= max(rest_s, REST_FRAMES * self.seconds)
+
+    def add(self, taken: _Taken, now: float) -> None:
+        if self.ratios and not self.rests(now):
+            self.ratios.clear()
+            self.on_trial = True
+        self.ratios.append(taken.ratio)
+        self.at_s, self.seconds = now, taken.seconds
+        if self.on_trial and len(self.ratios) >= LEAST:
+            slow = median_low(self.ratios) > SLOW
+            self.slow_trials, self.on_trial = self.slow_trials + 1 if slow else 0, False
 
 
 class Experience:
@@ -36,32 +70,37 @@ class Experience:
     """
 
     def __init__(self) -> None:
-        self._taken: deque[_Taken] = deque(maxlen=100)
-        self._kept: dict[tuple[str, int | None], deque[_Taken]] = {}
+        self._taken: deque[_Taken] = deque(maxlen=1000)
+        self._known: dict[tuple[str, int | None], _Known] = {}
         self._lock = threading.Lock()
 
-    def note(self, plan: str, mbit_s: float, ratio: float) -> None:
-        """Note what a frame took, as a multiple of what was predicted for ``mbit_s``."""
+    def note(self, plan: str, mbit_s: float, seconds: float, predicted_s: float) -> None:
+        """Note what a frame took where ``predicted_s`` was predicted for ``mbit_s``."""
         with self._lock:
-            self._taken.append(_Taken(plan, mbit_s, ratio, time.monotonic()))
+            self._taken.append(_Taken(plan, mbit_s, seconds / predicted_s, seconds,
+                                      time.monotonic()))
 
     def carries(self, mbit_s: float) -> None:
         """Keep of what was noted what the link does not contradict, now that it carries this."""
-        settled_s = time.monotonic() - SETTLED_S
+        now = time.monotonic()
         with self._lock:
             self._taken = deque((taken for taken in self._taken
-                                 if abs(mbit_s - taken.mbit_s) <= SAME * taken.mbit_s), maxlen=100)
-            while self._taken and self._taken[0].at_s <= settled_s:
+                                 if abs(mbit_s - taken.mbit_s) <= SAME * taken.mbit_s), maxlen=1000)
+            while self._taken and self._taken[0].at_s <= now - SETTLED_S:
                 taken = self._taken.popleft()
-                self._kept.setdefault(_key(taken.plan, taken.mbit_s),
-                                      deque(maxlen=KEPT)).append(taken)
+                self._known.setdefault(taken.key, _Known()).add(taken, now)
 
     def factor(self, plan: str, mbit_s: float) -> float | None:
         """Return the multiple of its prediction that a plan takes; None: that is not known."""
-        oldest_s = time.monotonic() - KEPT_S
+        key = _key(plan, mbit_s)
         with self._lock:
-            ratios = [taken.ratio for taken in self._kept.get(_key(plan, mbit_s), ())
-                      if taken.at_s > oldest_s]
+            known = self._known.get(key)
+            if known is None:
+                return None
+            ratios = list(known.ratios)
+            if not known.rests(time.monotonic()):
+                # It is being tried again: as it was slow before, so little is enough to stop that.
+                ratios = [taken.ratio for taken in self._taken if taken.key == key]
         return median_low(ratios) if len(ratios) >= LEAST else None
 
 

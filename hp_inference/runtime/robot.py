@@ -98,8 +98,8 @@ class RobotEngine:
     counted from the receipt of its image; 0: by what is to be expected of its plan (see Deadlines).
     ``server``: what is known of the server, to be told.
     ``pick(table, index)`` says which plan the next frame runs under where ``index`` is in force
-    (None: that one), and ``took(table, pick, seconds)`` is told how long a frame took under it,
-    also where the robot had to go on alone; ``pacer``: how fast rows are sent.
+    (None: that one), and ``took(table, pick, seconds)`` is told how long a frame took under it
+    once its image was at hand, also where the server was late; ``pacer``: how fast rows are sent.
     """
 
     def __init__(self, layout: Layout, table: PlanTable,
@@ -255,8 +255,8 @@ class RobotEngine:
                              preprocess_s=prepared - begun, predicted_s=picked.predicted_s or 0.0,
                              bandwidth_bytes_per_s=picked.bytes_per_s or 0.0,
                              deadline_s=due.due_s - taken.received_s)
-        if not reason:
-            self._together(taken, image, executor, result, prepared, due.give_up_s)
+        telling = not reason and self._together(taken, image, executor, result, prepared,
+                                                due.give_up_s)
         if result.fallback:
             self.counters.alone += 1
             trace, alone = Trace(), time.monotonic()
@@ -264,16 +264,23 @@ class RobotEngine:
             self._deadlines.took_alone(time.monotonic() - alone)
             result.robot_compute_s += trace.compute_s
             result.spans += compute_spans('robot', trace, prepared)
-        if not reason:
-            self._took(table, picked, time.monotonic() - begun)
+            if not reason:
+                self.server.left_alone()
+        if telling:
+            self._took(table, picked, time.monotonic() - prepared)
         result.dropped, result.late = self.counters.dropped, self.counters.late
         result.latency_s = time.monotonic() - taken.received_s
         self._on_result(result)
         self.counters.results += 1
 
     def _together(self, taken: _Submission, image: torch.Tensor, executor: Executor,
-                  result: FrameResult, origin: float, give_up_s: float) -> None:
-        """Follow the plan with the server; leaves a fallback reason when that did not work."""
+                  result: FrameResult, origin: float, give_up_s: float) -> bool:
+        """
+        Follow the plan with the server; leaves a fallback reason when that did not work.
+
+        Returns whether the time that passed says something about the plan: not where somebody
+        gave the frame up.
+        """
         head = Head(self.session, result.frame, result.table_digest, result.plan_index)
         frame = _Frame(head, taken.tag, inbox_for(self.layout, executor.program, head))
         with self._lock:
@@ -281,7 +288,7 @@ class RobotEngine:
                 raise Aborted(STOPPING)
             self._current = frame
         io = LinkIO(self.layout, frame.inbox, self._outbox, head, give_up_s, frame.sent.append)
-        trace, done = Trace(), False
+        trace, done, late = Trace(), False, False
         try:
             result.outputs = executor.run(io, image, trace)
             done = True
@@ -292,9 +299,9 @@ class RobotEngine:
         except LinkError as error:
             if self._closing:
                 raise Aborted(STOPPING) from error
-            self.server.left_alone()
             self.counters.late += 1
-            if isinstance(error, DeadlinePassed):
+            late = isinstance(error, DeadlinePassed)
+            if late:
                 self._deadlines.took_together(result.plan_index, time.monotonic() - origin)
             result.fallback_reason = error.reason if isinstance(error, Aborted) else str(error)
         finally:
@@ -302,6 +309,7 @@ class RobotEngine:
             if not done:
                 self._outbox.cancel(head.session, head.frame)
         self._account(frame, executor, trace, result, origin)
+        return done or late
 
     def _account(self, frame: _Frame, executor: Executor, trace: Trace, result: FrameResult,
                  origin: float) -> None:

@@ -257,11 +257,11 @@ class ServerEngine:
                 return False
             session = self._queue.popleft()
         status, text = OK, ''
-        until_s = session.begun_s + self.session_timeout_s
-        turn = Turn(self._line, lambda: session.given_up, until_s)
+        timeout_s = self.session_timeout_s
+        turn = Turn(self._line, lambda: session.given_up, timeout_s)
         try:
             io = ServerIO(self.layout, session.executor.program, session.inbox, self._outbox,
-                          session.head, until_s, turn, lambda: self._report_done(session))
+                          session.head, timeout_s, turn, lambda: self._report_done(session))
             session.executor.run(io, trace=session.trace)
         except Aborted as error:
             status, text = ABORTED, error.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+import time
 
 import torch
 
@@ -22,14 +23,15 @@ class ServerIO(LinkIO):
     """
     A Program's link for one frame, which computes only while it has a place.
 
-    ``before_last()`` is called just before the last rows go. Raises Aborted, also from here, when
-    the frame's turn does not come in time.
+    ``timeout_s``: a frame is given up when nothing of it comes for so long while it waits, or its
+    turn does not come. ``before_last()`` is called just before the last rows go. Raises
+    DeadlinePassed, and Aborted, also from here.
     """
 
     def __init__(self, layout: Layout, program: Program, inbox: Inbox, outbox: Outbox, head: Head,
-                 deadline: float, turn: Turn, before_last: Callable[[], None]):
-        super().__init__(layout, inbox, outbox, head, deadline)
-        self._turn, self._before_last = turn, before_last
+                 timeout_s: float, turn: Turn, before_last: Callable[[], None]):
+        super().__init__(layout, inbox, outbox, head)
+        self._timeout_s, self._turn, self._before_last = timeout_s, turn, before_last
         steps = program.steps
         self._last = next((step for step in reversed(steps) if isinstance(step, Send)), None)
         # After these nothing is computed before the next rows are waited for.
@@ -44,10 +46,21 @@ class ServerIO(LinkIO):
             rows = self._inbox.get(step.value, step.begin, step.end, deadline=0.0)
         except DeadlinePassed:
             self._turn.leave()
-            rows = super().receive(step)
+            rows = self._wait(step)
         if step not in self._then_wait:
             self._enter()
         return rows
+
+    def _wait(self, step: Receive) -> torch.Tensor:
+        """Wait for rows as long as something comes: how long a link takes for them is no fault."""
+        self._deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return super().receive(step)
+            except DeadlinePassed:
+                self._deadline = self._inbox.arrived_s + self._timeout_s
+                if self._deadline <= time.monotonic():
+                    raise
 
     def send(self, step: Send, rows: torch.Tensor) -> None:
         """Queue rows."""

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 
-from hp_inference.runtime.experience import Experience
+from hp_inference.runtime.experience import Experience, SLOW
 from hp_inference.split.curves import Curve
 from hp_inference.split.table import PlanTable
 
@@ -62,6 +62,46 @@ class BadBandwidth(ValueError):
     """A bandwidth that can't be believed; the text says what it is and what was expected."""
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """What planning predicts of a table's plans, and what frames under them took."""
+
+    table: PlanTable | None
+    curves: Mapping[str, Curve]
+    least_latency: bool
+    experience: Experience
+
+    def predicted_s(self, index: int, mbit_s: float) -> float:
+        """Return what planning predicts for a plan; infinity where it says nothing."""
+        curve = self.curves.get(self.table.plans[index].name)
+        return math.inf if curve is None else curve.at(mbit_s)
+
+    def best(self, chosen: int, mbit_s: float) -> tuple[int, float]:
+        """Return the plan to run instead of the table's choice, and how much slower that is."""
+        self.experience.carries(mbit_s)
+        names = [plan.name for plan in self.table.plans]
+        known = {name: factor for name in names if name in self.curves
+                 and (factor := self.experience.factor(name, mbit_s)) is not None}
+        over = known.get(names[chosen], 1.0)
+        factors = [known[name] if name in known else self._guess(name, known) for name in names]
+
+        def expected_s(index: int) -> float:
+            return self.predicted_s(index, mbit_s) * factors[index]
+        # One that is just as wrong would be better by planning alone, which chose another.
+        others = [i for i in range(len(names)) if factors[i] < over]
+        best = min(others, key=expected_s, default=chosen)
+        if over < SLOW or expected_s(best) > (1 - GAIN) * expected_s(chosen):
+            return chosen, over
+        return best, over
+
+    def _guess(self, name: str, known: Mapping[str, float]) -> float:
+        """Return a factor for a plan that has none: that of those which compute where it does."""
+        curve = self.curves.get(name)
+        return min((factor for other, factor in known.items()
+                    if curve is not None and self.curves[other].computes == curve.computes),
+                   default=1.0)
+
+
 class Switching:
     """
     Picks the plan for each frame; asked on the frames' thread, told things on any.
@@ -78,7 +118,7 @@ class Switching:
                  = lambda table, before, pick: None):
         self.force, self.hold, self.fixed_mbit_s, self.named = '', False, 0.0, ''
         self.several = False
-        self.expect({})
+        self._expected = _Expected(None, {}, False, Experience())
         self._on_change = on_change
         self._heard: deque[_Heard] = deque(maxlen=100)
         self._lock = threading.Lock()
@@ -116,37 +156,39 @@ class Switching:
             self._on_change(table, index, pick)
         return pick
 
-    def took(self, table: PlanTable, pick: Pick, seconds: float) -> None:
-        """Note how long a frame took under a pick, its wait for its turn not counted."""
-        if pick.predicted_s and pick.why != FORCED:  # whoever forces plans compares them himself
-            self._experience.note(table.plans[pick.index].name, pick.bytes_per_s * 8e-6,
-                                  seconds / pick.predicted_s)
-
-    def expect(self, curves: Mapping[str, Curve], least_latency: bool = False) -> None:
+    def expect(self, table: PlanTable, curves: Mapping[str, Curve],
+               least_latency: bool = False) -> None:
         """
-        Expect of plans, by name, what planning predicts, and forget what frames took.
+        Expect of a table's plans, by name, what planning predicts, and forget what frames took.
 
         ``least_latency``: that is what the table is for. Where frames under its choice take longer
         than predicted, a plan that is better than what they really take is picked then.
         """
-        self._curves, self._least_latency, self._experience = curves, least_latency, Experience()
+        self._expected = _Expected(table, curves, least_latency, Experience())
+
+    def took(self, table: PlanTable, pick: Pick, seconds: float) -> None:
+        """Note how long a frame took under a pick, once its image was at hand."""
+        expected = self._expected
+        # Whoever forces plans compares them himself.
+        if pick.predicted_s and pick.why != FORCED and table is expected.table:
+            expected.experience.note(table.plans[pick.index].name, pick.bytes_per_s * 8e-6,
+                                     seconds, pick.predicted_s)
 
     def choose(self, table: PlanTable, index: int) -> Pick:
         """Return the same, and tell nobody."""
+        expected = self._expected
+        if table is not expected.table:
+            expected = _Expected(table, {}, False, Experience())
         known = self.bandwidth() if table.choices else None
-        chosen, why = self._choose(table, index, known)
+        chosen, why = self._choose(expected, index, known)
         bytes_per_s = None if known is None else known[0]
-        predicted = self._predicted_s(table, chosen, (bytes_per_s or 0.0) * 8e-6)
+        predicted = expected.predicted_s(chosen, (bytes_per_s or 0.0) * 8e-6)
         return Pick(chosen, why, bytes_per_s,
                     predicted if known is not None and math.isfinite(predicted) else None)
 
-    def _predicted_s(self, table: PlanTable, index: int, mbit_s: float) -> float:
-        """Return what planning predicts for a plan; infinity where it says nothing."""
-        curve = self._curves.get(table.plans[index].name)
-        return math.inf if curve is None else curve.at(mbit_s)
-
-    def _choose(self, table: PlanTable, index: int,
+    def _choose(self, expected: _Expected, index: int,
                 known: tuple[float, str] | None) -> tuple[int, str]:
+        table = expected.table
         forced = table.index(self.force) if self.force else None
         if forced is not None:
             return forced, FORCED
@@ -157,34 +199,12 @@ class Switching:
             return (0, 'the first of the table') if named is None else (named, 'named')
         bytes_per_s, whence = known
         mbit_s = bytes_per_s * 8e-6
-        self._experience.carries(mbit_s)
         why = f'{mbit_s:.3g} Mbit/s ({whence})'
         near = [table.choose(mbit_s * factor) for factor in (1 - HYSTERESIS, 1, 1 + HYSTERESIS)]
         # A bandwidth that somebody sets does not swing.
         chosen = index if index in near and not self.fixed_mbit_s > 0 else near[1]
-        return self._best(table, chosen, mbit_s, why) if self._least_latency else (chosen, why)
-
-    def _best(self, table: PlanTable, chosen: int, mbit_s: float, why: str) -> tuple[int, str]:
-        """Return the table's choice, or what beats it by what frames took lately."""
-        known = {plan.name: factor for plan in table.plans
-                 if (factor := self._experience.factor(plan.name, mbit_s)) is not None}
-        over = known.get(table.plans[chosen].name, 1.0)
-        if over < 1 + GAIN:
+        if not expected.least_latency:
             return chosen, why
-
-        def expected_s(index: int) -> float:
-            name = table.plans[index].name
-            return self._predicted_s(table, index, mbit_s) * (
-                known[name] if name in known else self._guess(name, known))
-        best = min(range(len(table.plans)), key=expected_s)
-        if expected_s(best) > (1 - GAIN) * expected_s(chosen):
-            return chosen, why
-        return best, (f'{why}; {table.plans[chosen].name} takes {over:.2f} times what was '
-                      'predicted')
-
-    def _guess(self, name: str, known: Mapping[str, float]) -> float:
-        """Return a factor for a plan that has none: that of those which compute where it does."""
-        curve = self._curves.get(name)
-        return min((factor for other, factor in known.items()
-                    if curve is not None and self._curves[other].computes == curve.computes),
-                   default=1.0)
+        best, over = expected.best(chosen, mbit_s)
+        return best, why if best == chosen else (
+            f'{why}; {table.plans[chosen].name} takes {over:.2f} times what was predicted')

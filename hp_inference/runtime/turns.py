@@ -116,11 +116,11 @@ class Turn:
     One frame's way in and out of a place, on the thread that computes it.
 
     ``unwanted()`` tells whether the frame has been given up; it must be quick and take no lock.
-    ``until_s``: time.monotonic() after which it no longer waits. ``waited_s``: seconds in line.
+    ``timeout_s``: it waits no longer at a time. ``waited_s``: seconds in line, all together.
     """
 
-    def __init__(self, line: Line, unwanted: Callable[[], bool], until_s: float):
-        self._line, self._unwanted, self._until_s = line, unwanted, until_s
+    def __init__(self, line: Line, unwanted: Callable[[], bool], timeout_s: float):
+        self._line, self._unwanted, self._timeout_s = line, unwanted, timeout_s
         self._inside = False
         self.waited_s = 0.0
 
@@ -128,7 +128,7 @@ class Turn:
         """Wait for a place unless it has one; return False when it is to wait no longer."""
         if not self._inside:
             begun = time.monotonic()
-            self._inside = self._line._enter(self._unwanted, self._until_s)
+            self._inside = self._line._enter(self._unwanted, begun + self._timeout_s)
             self.waited_s += time.monotonic() - begun
         return self._inside
 

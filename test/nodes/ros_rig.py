@@ -200,15 +200,18 @@ class Client:
         """
         Show images until one is answered by robot and server together; return that answer.
 
-        As a camera does, the next image comes also where there is no answer.
+        As a camera does, the next image comes also where there is no answer; but the robot, which
+        by now knows the client, may leave one image unanswered at most: it is best effort.
         """
-        end = time.monotonic() + seconds
+        end, unanswered = time.monotonic() + seconds, 0
         while True:
             msg = self.image()
             self.show(msg)
             result = self._soon(lambda: self.result_of(msg), 3.0)
             if result and not result.fallback:
                 return result
+            unanswered += result is None
+            assert unanswered <= 1, f'{unanswered} images without an answer; {self.heard()}'
             why = result.fallback_reason if result else 'no answer'
             assert time.monotonic() < end, f'still alone: {why}; {self.heard()}'
             self.spin(0.05)

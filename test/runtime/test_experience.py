@@ -1,29 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What frames took counts where the link stayed the same, and not for ever."""
+"""What frames took counts where the link stayed the same, and is tried again ever more rarely."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
 from hp_inference.runtime import experience
-from hp_inference.runtime.experience import Experience, KEPT_S, SETTLED_S
+from hp_inference.runtime.experience import (
+    Experience,
+    MOST_REST_S,
+    REST_FRAMES,
+    REST_S,
+    SETTLED_S,
+)
+
+
+class Clock:
+    """The time of the experience, to be set."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Return the hands of the clock, to be set."""
-    hands = [100.0]
-    monkeypatch.setattr(experience.time, 'monotonic', lambda: hands[0])
-    return hands
+    made = Clock()
+    monkeypatch.setattr(experience, 'time', made)
+    return made
 
 
-def learnt(clock, ratios, mbit_s=20.0, after=20.0):
-    known = Experience()
+def learn(known, clock, ratios, mbit_s=20.0, after=20.0, predicted_s=0.1):
+    """Have frames take so many times what was predicted, and the link carry ``after`` then."""
     for ratio in ratios:
-        known.note('plan', mbit_s, ratio)
-    clock[0] += SETTLED_S
+        known.note('plan', mbit_s, ratio * predicted_s, predicted_s)
+    clock.now += SETTLED_S
     known.carries(after)
-    return known
+    return known.factor('plan', mbit_s)
 
 
 @pytest.mark.parametrize('ratios, factor', [
@@ -31,44 +46,85 @@ def learnt(clock, ratios, mbit_s=20.0, after=20.0):
     ([9.0, 9.0, 9.0, 1.1, 1.2, 1.3, 1.4, 1.5], 1.3), ([0.8, 0.9], 0.8)])
 def test_the_lower_median_of_the_last_frames_counts_and_of_one_frame_nothing(
         clock, ratios, factor):
-    assert learnt(clock, ratios).factor('plan', 20.0) == factor
+    assert learn(Experience(), clock, ratios) == (factor and pytest.approx(factor))
 
 
 def test_other_plans_and_rates_an_octave_away_are_not_touched(clock):
-    known = learnt(clock, [1.5, 1.5])
-    assert known.factor('plan', 17.0) == 1.5
+    known = Experience()
+    learn(known, clock, [1.5, 1.5])
+    assert known.factor('plan', 17.0) == pytest.approx(1.5)
     assert (known.factor('plan', 40.0), known.factor('other', 20.0)) == (None, None)
 
 
-@pytest.mark.parametrize('after, factor', [(20.0, 1.5), (16.0, 1.5), (24.0, 1.5), (14.0, None),
-                                           (26.0, None), (0.0, None)])
-def test_frames_from_just_before_the_link_changed_do_not_count(clock, after, factor):
-    assert learnt(clock, [1.5, 1.5], after=after).factor('plan', 20.0) == factor
+@pytest.mark.parametrize('after, counts', [(20.0, True), (16.0, True), (24.0, True),
+                                           (14.0, False), (26.0, False), (0.0, False)])
+def test_frames_from_just_before_the_link_changed_do_not_count(clock, after, counts):
+    assert (learn(Experience(), clock, [1.5, 1.5], after=after) is not None) == counts
 
 
 def test_a_change_that_is_over_by_then_has_been_seen(clock):
     known = Experience()
     for _ in range(2):
-        known.note('plan', 20.0, 4.0)
+        known.note('plan', 20.0, 0.4, 0.1)
     known.carries(5.0)
-    clock[0] += SETTLED_S
-    known.carries(20.0)
-    assert known.factor('plan', 20.0) is None
+    assert learn(known, clock, []) is None
 
 
-def test_what_was_long_ago_is_forgotten(clock):
-    known = learnt(clock, [1.5, 1.5])
-    clock[0] += KEPT_S - SETTLED_S - 0.1
-    assert known.factor('plan', 20.0) == 1.5
-    clock[0] += 0.2
-    assert known.factor('plan', 20.0) is None
-
-
-@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=200))
-def test_the_factor_is_one_of_those_noted_or_none(notes):
+@pytest.mark.parametrize('predicted_s, rest_s', [(0.1, REST_S), (1.0, 1.5 * REST_FRAMES)])
+def test_a_plan_that_does_not_run_is_given_another_chance(clock, predicted_s, rest_s):
     known = Experience()
-    for mbit_s, ratio in notes:
-        known.note('plan', mbit_s, ratio)
-        known.carries(mbit_s)
-    assert {known.factor('plan', mbit_s) for mbit_s, _ in notes} <= {
-        None, *(ratio for _, ratio in notes)}
+    assert learn(known, clock, [1.5, 1.5], predicted_s=predicted_s)
+    clock.now += rest_s - 0.01
+    assert known.factor('plan', 20.0) == pytest.approx(1.5)
+    clock.now += 0.02
+    assert known.factor('plan', 20.0) is None
+
+
+def test_a_trial_ends_as_soon_as_the_plan_is_seen_to_be_slow_still(clock):
+    known = Experience()
+    learn(known, clock, [1.5, 1.5])
+    clock.now += REST_S + 0.01
+    known.note('plan', 20.0, 0.16, 0.1)
+    assert known.factor('plan', 20.0) is None
+    known.note('plan', 20.0, 0.17, 0.1)
+    assert known.factor('plan', 20.0) == pytest.approx(1.6)
+    known.carries(5.0)  # the link it was
+    assert known.factor('plan', 20.0) is None
+
+
+def rest(known, clock):
+    """Return for how long what is known counts now."""
+    begun = clock.now
+    while known.factor('plan', 20.0) is not None:
+        clock.now += 0.1
+    return clock.now - begun
+
+
+def test_trials_get_ever_rarer_while_they_fail_and_begin_anew_after_a_good_one(clock):
+    known, rests = Experience(), []
+    for ratio in [1.5] * 8 + [1.0, 1.5]:
+        learn(known, clock, [ratio] * 2)
+        rests.append(rest(known, clock))
+    wanted = [min(REST_S * 2 ** i, MOST_REST_S) for i in range(8)]
+    assert rests == pytest.approx([*wanted, REST_S, 2 * REST_S], abs=0.25)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 3)), max_size=60))
+def test_the_factor_is_one_of_those_noted_or_none(notes):
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock()
+        patch.setattr(experience, 'time', clock)
+        known, ratios, told = Experience(), {None}, 0
+        for mbit_s, ratio, passes_s in notes:
+            known.note('plan', mbit_s, ratio, 1.0)
+            ratios.add(ratio)
+            clock.now += passes_s
+            known.carries(mbit_s)
+            factor = known.factor('plan', mbit_s)
+            assert factor in ratios
+            told += factor is not None
+        for _ in range(2):
+            known.note('plan', 20.0, 0.5, 1.0)
+        clock.now += SETTLED_S
+        known.carries(20.0)
+        assert known.factor('plan', 20.0) is not None

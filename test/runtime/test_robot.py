@@ -18,7 +18,6 @@ from hp_inference.runtime.frames import BOTH, ROBOT, SERVER
 from hp_inference.runtime.pixels import BadImage
 from hp_inference.runtime.switching import Pick
 
-SPLIT = ('full_offload', 'uniform:0.5')
 PLANS = {'robot_only': ROBOT, 'full_offload': SERVER, 'uniform:0.5': BOTH, 'uniform:0.3': BOTH,
          'layer:0': SERVER, 'layer:3': BOTH, 'random:1': BOTH, 'random:4': BOTH}
 

@@ -10,11 +10,9 @@ import time
 from engine_pair import once, until, WAIT_S, WRONG
 import pytest
 
-from hp_inference.runtime.frames import ABORTED, BOTH, FrameReport, OK, REFUSED, ROBOT, SERVER, Span
+from hp_inference.runtime.frames import ABORTED, FrameReport, OK, REFUSED, ROBOT, Span
 
 SPLIT = ('full_offload', 'uniform:0.5')
-PLANS = {'robot_only': ROBOT, 'full_offload': SERVER, 'uniform:0.5': BOTH, 'uniform:0.3': BOTH,
-         'layer:0': SERVER, 'layer:3': BOTH, 'random:1': BOTH, 'random:4': BOTH}
 
 
 # Chunks and reports that are not what they should be

@@ -146,6 +146,17 @@ def test_a_frame_whose_rows_stay_out_is_given_up_and_the_rows_named(robot):
     side.answer(1)
 
 
+def test_rows_that_come_slowly_are_waited_for_as_long_as_they_come(robot):
+    side = robot(session_timeout_s=0.5)
+    begun = time.monotonic()
+    for chunk in side.uplink(0):
+        side.give([chunk])
+        time.sleep(0.3)
+    side.settled()
+    assert time.monotonic() - begun > 0.5
+    assert side.ends() == [(0, OK)]
+
+
 def test_computing_for_longer_than_the_timeout_is_no_reason_to_give_up(robot, monkeypatch):
     side = robot(session_timeout_s=0.01)
     with stuck(monkeypatch) as go_on:

@@ -14,7 +14,7 @@ from hp_inference.runtime.turns import Turn, Turns
 
 
 def turn(line, unwanted=lambda: False, wait_s=WAIT_S) -> Turn:
-    return Turn(line, unwanted, time.monotonic() + wait_s)
+    return Turn(line, unwanted, wait_s)
 
 
 class Queued:
