@@ -141,8 +141,9 @@ def plan_table(timeline: Timeline, objective: Objective, mbit_s: Sequence[float]
     least = costs[best, range(len(fine))]
     best = np.where((simple_costs <= least * (1 + SURE)) & (least < OUTSIDE), simple, best)
     changes = [i for i in range(len(fine)) if not i or best[i] != best[i - 1]]
-    near = (simple_costs <= least * (1 + SPARE)) & (objective.name == 'latency')
-    order = list(dict.fromkeys([every.index(alone), *best.tolist(), *simple[near].tolist()]))
+    order = list(dict.fromkeys([every.index(alone), *best.tolist()]))
+    if objective.name == 'latency':
+        order += _spare(costs, simple, simple_costs <= least * (1 + SPARE), order)
     table_plans = [every[i] for i in order]
     choices = [Choice(fine[i], order.index(int(best[i]))) for i in changes]
     shown = sorted({*grid, *(fine[i] for i in changes)})
@@ -163,6 +164,23 @@ def _refined(grid: list[float]) -> list[float]:
     for low, high in zip(grid, grid[1:]):
         fine += [low, *(float(f'{low * (high / low) ** (i / FINE):.4g}') for i in range(1, FINE))]
     return sorted({*fine, grid[-1]})
+
+
+def _spare(costs: np.ndarray, simple: np.ndarray, near: np.ndarray,
+           table: list[int]) -> list[int]:
+    """
+    Return the best baselines of the rates that are ``near``, as few as it takes.
+
+    That is where the ``table`` has none that costs about the same. simple: [rates], the best
+    baseline of each; costs: [plans, rates].
+    """
+    kept: list[int] = []
+    baselines_in = [plan for plan in table if plan in simple]
+    for i in np.flatnonzero(near):
+        enough = costs[simple[i], i] * (1 + SURE)
+        if not any(costs[plan, i] <= enough for plan in (*baselines_in, *kept)):
+            kept.append(int(simple[i]))
+    return kept
 
 
 def _worthwhile(costs: np.ndarray, alone: int, limit: np.ndarray) -> list[int]:

@@ -62,16 +62,18 @@ def test_the_record_is_what_the_reports_read_and_the_table_survives_its_file():
     assert len({plan.name for plan in table.plans}) == len(table.plans) <= len(GRID) + 3
 
 
-def test_the_best_baseline_is_in_the_table_where_it_is_near_the_best_plan():
+def test_a_baseline_as_good_as_the_best_is_in_the_table_where_that_is_near_the_best_plan():
     timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
     table = plan_table(timeline, Objective(), GRID)
     record = Record.from_json(table.record)
-    near = 0
+    near, baseline_names = 0, {
+        name for names in table.record['baselines'].values() for name in names}
     for point, names in zip(record.points, zip(*table.record['baselines'].values())):
-        best = min(names, key=lambda name: record.curves[name].at(point.mbit_s))
-        if record.curves[best].at(point.mbit_s) <= (1 + SPARE) * point.latency_s * (1 - 1e-9):
+        best_s = min(record.curves[name].at(point.mbit_s) for name in names)
+        if best_s <= (1 + SPARE) * point.latency_s * (1 - 1e-9):
             near += 1
-            assert table.index(best) is not None
+            assert any(record.curves[plan.name].at(point.mbit_s) <= best_s * (1 + SURE + 1e-9)
+                       for plan in table.plans if plan.name in baseline_names)
     assert near
 
 
