@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING
 
 import rclpy
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # Characters of a text from the server that are passed on.
 TEXT = 1000
+# After a server with another model has spoken it is asked who else is there, once.
+ASK_S = 1.5
 
 
 class ServerPort:
@@ -42,6 +46,7 @@ class ServerPort:
         self.pacer = Pacer(node.params.limit_mbit_s)
         self._receipts = Receipts()
         self._seen = 0  # servers
+        self._refusal, self._ask_s = '', math.inf  # when to ask anew who is there
         self._uplink = node.advertise(TensorChunk, 'uplink', qos.CHUNKS, overridable=True)
         self._report = node.advertise(LinkReport, 'downlink_report', qos.RECEIPTS)
 
@@ -74,6 +79,10 @@ class ServerPort:
             self._log.warning(
                 f'{there} servers answer on {self._status.topic_name}: every one of them computes '
                 'every frame. Stop all but one, or take this robot out of their parameter robots')
+        # What was heard last may be from one that is gone by now, and those that stay say nothing.
+        if (0 < there < self._seen or time.monotonic() > self._ask_s) and self._node.active:
+            self._ask_s = math.inf
+            self._node.plans.announce()  # every server answers a table
         self._seen = there
 
     @property
@@ -115,9 +124,12 @@ class ServerPort:
             text = (f'the server has {msg.model[:TEXT]!r} with digest {msg.model_digest[:12]}, '
                     f'this robot {graph.model!r} with {graph.digest[:12]}: give both the same '
                     'model, weights and input size')
+            if text != self._refusal:
+                self._ask_s = time.monotonic() + ASK_S
         elif msg.version != __version__:
             self._log.warning(f'the server runs hp_inference {msg.version}, this '
                                             f'robot {__version__}: run the same version on both')
+        self._refusal = '' if ready else text
         digest = digest_from_msg(msg.table_digest) if ready else b''
         self._node.engine.server.holds(digest, text)
         self._log.info(f'server: {text or "ready, table " + digest.hex()[:12]}')

@@ -18,21 +18,21 @@ SETTLED_S, SAME = 1.5, 0.25
 #: What is known of a plan that does not run counts for REST_S, or for what REST_FRAMES take, before
 #: it is tried again; twice as long after each trial in which it was still slow, up to MOST_REST_S.
 REST_S, REST_FRAMES, MOST_REST_S = 2.0, 10, 60.0
+#: What is known of a plan holds for an octave of rates. To leave one, the rate must be so many
+#: octaves off its middle: one that swings around a border is in one of them. Above MOST_MBIT_S it
+#: is not the link that counts.
+LEAVES, MOST_MBIT_S = 0.75, 1000.0
 #: Slow is what takes more than this multiple of its prediction.
 SLOW = 1.03
 
 
 @dataclass(frozen=True)
 class _Taken:
-    plan: str
+    key: tuple[str, int | None]
     mbit_s: float
     ratio: float
     seconds: float
     at_s: float
-
-    @property
-    def key(self) -> tuple[str, int | None]:
-        return _key(self.plan, self.mbit_s)
 
 
 @dataclass
@@ -63,37 +63,42 @@ class _Known:
 
 class Experience:
     """
-    Ratios of measured to predicted latency, by plan and by what the link carried (in octaves).
+    Ratios of measured to predicted latency, by plan and by what the link carries (in octaves).
 
     What is wrong in a prediction shows in one plan more than in another, and the more the faster
-    the link is, as computing then takes most of a frame. May be used from any thread.
+    the link is, as computing then takes most of a frame. May be used from any thread; ``carries``
+    comes first.
     """
 
     def __init__(self) -> None:
         self._taken: deque[_Taken] = deque(maxlen=1000)
         self._known: dict[tuple[str, int | None], _Known] = {}
+        self._octave: int | None = None
         self._lock = threading.Lock()
 
     def note(self, plan: str, mbit_s: float, seconds: float, predicted_s: float) -> None:
         """Note what a frame took where ``predicted_s`` was predicted for ``mbit_s``."""
         with self._lock:
-            self._taken.append(_Taken(plan, mbit_s, seconds / predicted_s, seconds,
-                                      time.monotonic()))
+            self._taken.append(_Taken((plan, self._octave), min(mbit_s, MOST_MBIT_S),
+                                      seconds / predicted_s, seconds, time.monotonic()))
 
     def carries(self, mbit_s: float) -> None:
         """Keep of what was noted what the link does not contradict, now that it carries this."""
-        now = time.monotonic()
+        now, mbit_s = time.monotonic(), min(mbit_s, MOST_MBIT_S)
+        octaves = math.log2(mbit_s) if mbit_s > 0 else None
         with self._lock:
+            if None in (octaves, self._octave) or abs(octaves - self._octave) > LEAVES:
+                self._octave = None if octaves is None else round(octaves)
             self._taken = deque((taken for taken in self._taken
                                  if abs(mbit_s - taken.mbit_s) <= SAME * taken.mbit_s), maxlen=1000)
             while self._taken and self._taken[0].at_s <= now - SETTLED_S:
                 taken = self._taken.popleft()
                 self._known.setdefault(taken.key, _Known()).add(taken, now)
 
-    def factor(self, plan: str, mbit_s: float) -> float | None:
+    def factor(self, plan: str) -> float | None:
         """Return the multiple of its prediction that a plan takes; None: that is not known."""
-        key = _key(plan, mbit_s)
         with self._lock:
+            key = plan, self._octave
             known = self._known.get(key)
             if known is None:
                 return None
@@ -103,6 +108,9 @@ class Experience:
                 ratios = [taken.ratio for taken in self._taken if taken.key == key]
         return median_low(ratios) if len(ratios) >= LEAST else None
 
-
-def _key(plan: str, mbit_s: float) -> tuple[str, int | None]:
-    return plan, round(math.log2(mbit_s)) if mbit_s > 0 else None
+    def tries(self, plan: str) -> bool:
+        """Whether a plan is on trial that was slow before."""
+        with self._lock:
+            known = self._known.get((plan, self._octave))
+            return (known is not None and not known.rests(time.monotonic())
+                    and len(known.ratios) >= LEAST and median_low(known.ratios) > SLOW)

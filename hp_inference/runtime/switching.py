@@ -81,7 +81,7 @@ class _Expected:
         self.experience.carries(mbit_s)
         names = [plan.name for plan in self.table.plans]
         known = {name: factor for name in names if name in self.curves
-                 and (factor := self.experience.factor(name, mbit_s)) is not None}
+                 and (factor := self.experience.factor(name)) is not None}
         over = known.get(names[chosen], 1.0)
         factors = [known[name] if name in known else self._guess(name, known) for name in names]
 
@@ -206,5 +206,9 @@ class Switching:
         if not expected.least_latency:
             return chosen, why
         best, over = expected.best(chosen, mbit_s)
-        return best, why if best == chosen else (
-            f'{why}; {table.plans[chosen].name} takes {over:.2f} times what was predicted')
+        name = table.plans[chosen].name
+        if best != chosen:
+            why += f'; {name} takes {over:.2f} times what was predicted'
+        elif chosen != index and expected.experience.tries(name):
+            why += f'; {name} is tried again'
+        return best, why

@@ -22,7 +22,7 @@ PREPARE = 'prepare'
 _COLOURS = {'robot': '#3b6fb6', 'server': '#d9822b', 'uplink': '#3f9c6d', 'downlink': '#3f9c6d'}
 _PREPARE_COLOUR = '#9bb4d6'
 _LEGEND = (('prepare the image', _PREPARE_COLOUR), ('robot computes', _COLOURS['robot']),
-           ('rows travel', _COLOURS['uplink']), ('server computes', _COLOURS['server']))
+           ('rows leave, arrive', _COLOURS['uplink']), ('server computes', _COLOURS['server']))
 _INK = '#333333'
 _ANSWER = {'color': _INK, 'linewidth': 1.2, 'linestyle': (0, (4, 2))}
 # Inches of a figure that the panels' own contents do not take: title and legend, and one panel.

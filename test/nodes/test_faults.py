@@ -172,6 +172,16 @@ def test_with_two_servers_every_answer_is_right_and_both_sides_say_so(rig):
     rig.stream_for(0.3)
 
 
+def test_a_second_server_with_another_model_leaves_nothing_behind_when_it_ends(rig):
+    second = rig.start('server_node', seed=3)
+    try:
+        rig.robot.says('give both the same model, weights and input size')
+        assert second.end() == 0
+    finally:
+        second.close()
+    rig.back(time.monotonic())
+
+
 def test_bandwidths_that_can_not_be_change_nothing(rig):
     layout = open_model(ModelSpec(MODEL, (1, 3, SIZE, SIZE)))[1]
     plans = [make_plan(name, layout) for name in ('robot_only', 'uniform:0.5')]

@@ -261,6 +261,7 @@ def test_a_server_that_is_slow_for_a_moment_leaves_the_robot_alone_for_a_moment(
     frames(switch, clock, slow)
     assert frames(switch, clock, slow) == 'robot_only'
     clock[0] += 10 + 0.1  # ten frames of the slow ones
+    assert switch.choose(TABLE, 0).why.endswith('; uniform:0.75 is tried again')
     assert named(switch) == 'uniform:0.75'
     well = [0.4, 0.1, 0.12]
     assert frames(switch, clock, well) == 'uniform:0.75'
