@@ -15,8 +15,8 @@ KEPT, LEAST = 5, 2
 #: A frame says something about its plan where the link still carries the same after so long, within
 #: this part: what is known of a link that has just changed is late. [s]
 SETTLED_S, SAME = 1.5, 0.25
-#: What is known of a plan that does not run counts for REST_S, or for what REST_FRAMES take, before
-#: it is tried again; twice as long after each trial in which it was still slow, up to MOST_REST_S.
+#: What is known of a plan that does not run counts for REST_S and REST_FRAMES before it is tried
+#: again; twice as long after each trial in which it was still slow, up to MOST_REST_S.
 REST_S, REST_FRAMES, MOST_REST_S = 2.0, 10, 60.0
 #: What is known of a plan holds for an octave of rates. To leave one, the rate must be so many
 #: octaves off its middle: one that swings around a border is in one of them. Above MOST_MBIT_S it
@@ -31,7 +31,6 @@ class _Taken:
     key: tuple[str, int | None]
     mbit_s: float
     ratio: float
-    seconds: float
     at_s: float
 
 
@@ -41,21 +40,22 @@ class _Known:
 
     ratios: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     at_s: float = 0.0
-    seconds: float = 0.0
+    at_frame: int = 0
     slow_trials: int = 0
     on_trial: bool = False
 
-    def rests(self, now: float) -> bool:
+    def rests(self, now: float, frame: int) -> bool:
         """Whether what is known still counts."""
-        rest_s = min(MOST_REST_S, REST_S * 2.0 ** min(self.slow_trials, 10))
-        return now - self.at_s <= max(rest_s, REST_FRAMES * self.seconds)
+        twice, passed_s, frames = 2 ** self.slow_trials, now - self.at_s, frame - self.at_frame
+        return frames < REST_FRAMES or passed_s < min(REST_S * twice, MOST_REST_S) or (
+            frames < REST_FRAMES * twice and passed_s < MOST_REST_S)
 
-    def add(self, taken: _Taken, now: float) -> None:
-        if self.ratios and not self.rests(now):
+    def add(self, ratio: float, now: float, frame: int) -> None:
+        if self.ratios and not self.rests(now, frame):
             self.ratios.clear()
             self.on_trial = True
-        self.ratios.append(taken.ratio)
-        self.at_s, self.seconds = now, taken.seconds
+        self.ratios.append(ratio)
+        self.at_s, self.at_frame = now, frame
         if self.on_trial and len(self.ratios) >= LEAST:
             slow = median_low(self.ratios) > SLOW
             self.slow_trials, self.on_trial = self.slow_trials + 1 if slow else 0, False
@@ -74,13 +74,15 @@ class Experience:
         self._taken: deque[_Taken] = deque(maxlen=1000)
         self._known: dict[tuple[str, int | None], _Known] = {}
         self._octave: int | None = None
+        self._frames = 0
         self._lock = threading.Lock()
 
-    def note(self, plan: str, mbit_s: float, seconds: float, predicted_s: float) -> None:
-        """Note what a frame took where ``predicted_s`` was predicted for ``mbit_s``."""
+    def note(self, plan: str, mbit_s: float, ratio: float) -> None:
+        """Note what a frame took, as a multiple of what was predicted for ``mbit_s``."""
         with self._lock:
-            self._taken.append(_Taken((plan, self._octave), min(mbit_s, MOST_MBIT_S),
-                                      seconds / predicted_s, seconds, time.monotonic()))
+            self._frames += 1
+            self._taken.append(_Taken((plan, self._octave), min(mbit_s, MOST_MBIT_S), ratio,
+                                      time.monotonic()))
 
     def carries(self, mbit_s: float) -> None:
         """Keep of what was noted what the link does not contradict, now that it carries this."""
@@ -93,7 +95,8 @@ class Experience:
                                  if abs(mbit_s - taken.mbit_s) <= SAME * taken.mbit_s), maxlen=1000)
             while self._taken and self._taken[0].at_s <= now - SETTLED_S:
                 taken = self._taken.popleft()
-                self._known.setdefault(taken.key, _Known()).add(taken, now)
+                self._known.setdefault(taken.key, _Known()).add(
+                    taken.ratio, now, self._frames)
 
     def factor(self, plan: str) -> float | None:
         """Return the multiple of its prediction that a plan takes; None: that is not known."""
@@ -103,7 +106,7 @@ class Experience:
             if known is None:
                 return None
             ratios = list(known.ratios)
-            if not known.rests(time.monotonic()):
+            if not known.rests(time.monotonic(), self._frames):
                 # It is being tried again: as it was slow before, so little is enough to stop that.
                 ratios = [taken.ratio for taken in self._taken if taken.key == key]
         return median_low(ratios) if len(ratios) >= LEAST else None
@@ -112,5 +115,5 @@ class Experience:
         """Whether a plan is on trial that was slow before."""
         with self._lock:
             known = self._known.get((plan, self._octave))
-            return (known is not None and not known.rests(time.monotonic())
+            return (known is not None and not known.rests(time.monotonic(), self._frames)
                     and len(known.ratios) >= LEAST and median_low(known.ratios) > SLOW)

@@ -172,7 +172,7 @@ class Switching:
         # Whoever forces plans compares them himself.
         if pick.predicted_s and pick.why != FORCED and table is expected.table:
             expected.experience.note(table.plans[pick.index].name, pick.bytes_per_s * 8e-6,
-                                     seconds, pick.predicted_s)
+                                     seconds / pick.predicted_s)
 
     def choose(self, table: PlanTable, index: int) -> Pick:
         """Return the same, and tell nobody."""

@@ -8,7 +8,6 @@ import pytest
 from hp_inference.runtime import experience
 from hp_inference.runtime.experience import (
     Experience,
-    MOST_REST_S,
     REST_FRAMES,
     REST_S,
     SETTLED_S,
@@ -32,11 +31,11 @@ def clock(monkeypatch):
     return made
 
 
-def learn(known, clock, ratios, mbit_s=20.0, after=20.0, predicted_s=0.1):
+def learn(known, clock, ratios, mbit_s=20.0, after=20.0):
     """Have frames take so many times what was predicted, and the link carry ``after`` then."""
     known.carries(mbit_s)
     for ratio in ratios:
-        known.note('plan', mbit_s, ratio * predicted_s, predicted_s)
+        known.note('plan', mbit_s, ratio)
     clock.now += SETTLED_S
     known.carries(after)
     known.carries(mbit_s)
@@ -80,28 +79,36 @@ def test_a_change_that_is_over_by_then_has_been_seen(clock):
     known = Experience()
     known.carries(20.0)
     for _ in range(2):
-        known.note('plan', 20.0, 0.4, 0.1)
+        known.note('plan', 20.0, 4.0)
     known.carries(5.0)
     assert learn(known, clock, []) is None
 
 
-@pytest.mark.parametrize('predicted_s, rest_s', [(0.1, REST_S), (1.0, 1.5 * REST_FRAMES)])
-def test_a_plan_that_does_not_run_is_given_another_chance(clock, predicted_s, rest_s):
+def others(known, frames=REST_FRAMES):
+    """Let frames run under another plan."""
+    for _ in range(frames):
+        known.note('other', 20.0, 1.0)
+
+
+@pytest.mark.parametrize('seconds, frames, counts', [
+    (REST_S - 0.01, 99, True), (99.0, REST_FRAMES - 1, True), (REST_S, REST_FRAMES, False)])
+def test_a_plan_that_does_not_run_is_given_another_chance_after_some_time_and_frames(
+        clock, seconds, frames, counts):
     known = Experience()
-    assert learn(known, clock, [1.5, 1.5], predicted_s=predicted_s)
-    clock.now += rest_s - 0.01
-    assert known.factor('plan') == pytest.approx(1.5)
-    clock.now += 0.02
-    assert known.factor('plan') is None
+    assert learn(known, clock, [1.5, 1.5])
+    clock.now += seconds
+    others(known, frames)
+    assert (known.factor('plan') is not None) == counts
 
 
 def test_a_trial_ends_as_soon_as_the_plan_is_seen_to_be_slow_still(clock):
     known = Experience()
     learn(known, clock, [1.5, 1.5])
-    clock.now += REST_S + 0.01
-    known.note('plan', 20.0, 0.16, 0.1)
+    clock.now += REST_S
+    others(known)
+    known.note('plan', 20.0, 1.6)
     assert known.factor('plan') is None
-    known.note('plan', 20.0, 0.17, 0.1)
+    known.note('plan', 20.0, 1.7)
     assert known.factor('plan') == pytest.approx(1.6)
     assert known.tries('plan') and not known.tries('other')
     known.carries(5.0)  # the link it was
@@ -109,21 +116,25 @@ def test_a_trial_ends_as_soon_as_the_plan_is_seen_to_be_slow_still(clock):
     assert known.factor('plan') is None
 
 
-def rest(known, clock):
+def rest(known, clock, frames_per_s):
     """Return for how long what is known counts now."""
     begun = clock.now
     while known.factor('plan') is not None:
-        clock.now += 0.1
+        clock.now += 1 / frames_per_s
+        others(known, 1)
     return clock.now - begun
 
 
-def test_trials_get_ever_rarer_while_they_fail_and_begin_anew_after_a_good_one(clock):
+@pytest.mark.parametrize('frames_per_s, wanted', [
+    (16, [2, 4, 8, 16, 32, 60, 60, 60]), (1, [10, 20, 40, 60, 60, 60, 60, 60]),
+    (0.1, [100] * 8)])
+def test_trials_get_ever_rarer_while_they_fail_and_begin_anew_after_a_good_one(
+        clock, frames_per_s, wanted):
     known, rests = Experience(), []
     for ratio in [1.5] * 8 + [1.0, 1.5]:
         learn(known, clock, [ratio] * 2)
-        rests.append(rest(known, clock))
-    wanted = [min(REST_S * 2 ** i, MOST_REST_S) for i in range(8)]
-    assert rests == pytest.approx([*wanted, REST_S, 2 * REST_S], abs=0.25)
+        rests.append(rest(known, clock, frames_per_s))
+    assert rests == pytest.approx([*wanted, *wanted[:2]], abs=1.1 / frames_per_s)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 3)), max_size=60))
@@ -134,14 +145,14 @@ def test_the_factor_is_one_of_those_noted_or_none(notes):
         known, ratios = Experience(), {None}
         for mbit_s, ratio, passes_s in notes:
             known.carries(mbit_s)
-            known.note('plan', mbit_s, ratio, 1.0)
+            known.note('plan', mbit_s, ratio)
             ratios.add(ratio)
             clock.now += passes_s
             known.carries(mbit_s)
             assert known.factor('plan') in ratios
         known.carries(20.0)
         for _ in range(2):
-            known.note('plan', 20.0, 0.5, 1.0)
+            known.note('plan', 20.0, 0.5)
         clock.now += SETTLED_S + 0.01
         known.carries(20.0)
         assert known.factor('plan') is not None

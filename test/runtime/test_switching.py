@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import pytest
 
 from hp_inference.runtime import experience, switching
-from hp_inference.runtime.experience import SETTLED_S
+from hp_inference.runtime.experience import REST_FRAMES, REST_S, SETTLED_S
 from hp_inference.runtime.switching import BadBandwidth, Switching
 from hp_inference.split.curves import FIGURES, read_curves, SIZES
 from hp_inference.split.plan import make_plan
@@ -260,7 +260,9 @@ def test_a_server_that_is_slow_for_a_moment_leaves_the_robot_alone_for_a_moment(
     slow = [0.4, 1.0, 1.0]
     frames(switch, clock, slow)
     assert frames(switch, clock, slow) == 'robot_only'
-    clock[0] += 10 + 0.1  # ten frames of the slow ones
+    for _ in range(REST_FRAMES):
+        switch.took(TABLE, switch.choose(TABLE, 0), 0.4)
+    clock[0] += REST_S
     assert switch.choose(TABLE, 0).why.endswith('; uniform:0.75 is tried again')
     assert named(switch) == 'uniform:0.75'
     well = [0.4, 0.1, 0.12]
