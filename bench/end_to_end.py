@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+import random
 from statistics import median
 import tempfile
 import time
@@ -81,13 +82,15 @@ def cell(hosts: TwoHosts, made: Rivals, mbit_s: float, frames: int, policy: str)
     while count < BEFORE or time.monotonic() - begun < BEFORE_S:
         hosts.ask()
         count += 1
+    order, draw = list(runs), random.Random(0)
     for number in range(frames + 1):
-        for plan, done in runs.items():
+        draw.shuffle(order)  # what ran just before a frame makes a difference
+        for plan in order:
             hosts.set(force_plan=plan)
             settle(0.02)
             frame, = hosts.ask()
             if number:  # the first round warms up
-                done.append(frame)
+                runs[plan].append(frame)
     systems = {policy: {**figures(runs['']), 'predicted_s': median(
         made.predicted_s[mbit_s].get(frame['plan'], 0.0) for frame in runs[''])}}
     systems |= {system: {**figures(runs[plan]), 'predicted_s': made.predicted_s[mbit_s][plan]}
@@ -102,7 +105,8 @@ def cell(hosts: TwoHosts, made: Rivals, mbit_s: float, frames: int, policy: str)
 def figures(done: list[dict]) -> dict:
     """Return what a system came to."""
     latencies = [frame['latency_s'] for frame in done]
-    return {'plan': Counter(frame['plan'] for frame in done).most_common(1)[0][0],
+    plans = Counter(frame['plan'] for frame in done)
+    return {'plan': plans.most_common(1)[0][0], 'plans': plans,
             'latency_s': latencies, 'median_s': median(latencies), 'max_s': max(latencies),
             'energy_j': median(f.get('energy_j', 0.0) for f in done),
             'fallbacks': sum(f.get('fallback', True) for f in done),

@@ -105,10 +105,11 @@ class Experience:
             known = self._known.get(key)
             if known is None:
                 return None
-            ratios = list(known.ratios)
-            if not known.rests(time.monotonic(), self._frames):
-                # It is being tried again: as it was slow before, so little is enough to stop that.
-                ratios = [taken.ratio for taken in self._taken if taken.key == key]
+            rests = known.rests(time.monotonic(), self._frames)
+            ratios = list(known.ratios) if rests else []
+            if known.on_trial or not rests:
+                # What has not settled yet counts too: it was slow before.
+                ratios += [taken.ratio for taken in self._taken if taken.key == key]
         return median_low(ratios) if len(ratios) >= LEAST else None
 
     def tries(self, plan: str) -> bool:

@@ -116,6 +116,17 @@ def test_a_trial_ends_as_soon_as_the_plan_is_seen_to_be_slow_still(clock):
     assert known.factor('plan') is None
 
 
+def test_in_a_trial_what_has_settled_and_what_has_not_count_together(clock):
+    known = Experience()
+    learn(known, clock, [1.5, 1.5])
+    clock.now += REST_S
+    others(known)
+    learn(known, clock, [1.6])
+    assert known.factor('plan') is None
+    known.note('plan', 20.0, 1.7)
+    assert known.factor('plan') == pytest.approx(1.6)
+
+
 def rest(known, clock, frames_per_s):
     """Return for how long what is known counts now."""
     begun = clock.now
