@@ -95,11 +95,11 @@ class _Expected:
         return best, over
 
     def _guess(self, name: str, known: Mapping[str, float]) -> float:
-        """Return a factor for a plan that has none: that of those which compute where it does."""
+        """Return a factor for a plan that has none: half of those which compute where it does."""
         curve = self.curves.get(name)
-        return min((factor for other, factor in known.items()
-                    if curve is not None and self.curves[other].computes == curve.computes),
-                   default=1.0)
+        alike = [factor for other, factor in known.items()
+                 if curve is not None and self.curves[other].computes == curve.computes]
+        return math.sqrt(min(alike, default=1.0))
 
 
 class Switching:
