@@ -32,8 +32,7 @@ class Reach:
             if digest != self._table:
                 self._alone_until, self._left_alone = 0.0, 0
             self._table, self._text, self._gone = digest, text, False
-            if not digest:
-                self._alive_s = None
+            self._alive_s = time.monotonic() if digest else None
 
     def gone(self) -> None:
         """Note that there is no server any more."""
@@ -50,9 +49,10 @@ class Reach:
         with self._lock:
             if self._gone:
                 self._gone, self._alone_until, self._left_alone = False, 0.0, 0
+                self._alive_s = time.monotonic() if self._table else None
 
     def alive(self) -> None:
-        """Note a sign of life; once there was one, they are expected to go on coming."""
+        """Note a sign of life; who holds a table is expected to go on giving them."""
         with self._lock:
             now = time.monotonic()
             if self._silent(now) or self._left_alone == 1:

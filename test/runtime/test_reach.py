@@ -67,9 +67,11 @@ def test_a_new_agreement_ends_the_time_alone_and_the_same_again_does_not(server)
     assert server.why_not(MINE) == ''
 
 
-def test_signs_of_life_are_expected_once_there_was_one(server, clock):
-    clock[0] += 100
-    assert server.why_not(MINE) == ''  # one that never gives any may be an older one
+def test_signs_of_life_are_expected_of_who_holds_the_table(server, clock):
+    clock[0] += SILENT_S
+    assert server.why_not(MINE) == ''
+    clock[0] += 0.1  # it was gone before it gave the first one
+    assert 'no sign of it for 1.5 s' in server.why_not(MINE)
     server.alive()
     clock[0] += SILENT_S
     assert server.why_not(MINE) == ''
@@ -96,6 +98,8 @@ def test_a_server_that_is_found_again_holds_what_it_held_until_it_says_otherwise
     clock[0] += 100
     server.found()
     assert server.why_not(MINE) == ''
+    clock[0] += SILENT_S + 0.1
+    assert 'no sign of it' in server.why_not(MINE)
     server.gone()
     server.holds(b'', 'it has no table yet')  # another one, started meanwhile
     assert server.why_not(MINE) == 'it has no table yet'
