@@ -135,7 +135,8 @@ class Camera:
         got = {tensor.name: tensor_from_msg(tensor) for tensor in result.outputs}
         heard = self.bandwidth
         return {**{name: getattr(result, name) for name in FIGURES}, 'lost': False,
-                'passed_s': passed, 'error': worst_error(got, wanted),
+                'table': bytes(result.table_digest).hex(), 'passed_s': passed,
+                'error': worst_error(got, wanted),
                 'heard_bytes_per_s': heard.bytes_per_s if heard else None}
 
 

@@ -3,8 +3,7 @@
 Publishes what nobody should, while it is told to: a process on the robot's host.
 
 Obeys lines of its input: 'chunks' copies chunks of both directions, as they come by, damaged or
-again; 'bandwidth' makes up bandwidths that can't be; 'nothing' ends either. A payload is damaged
-only where it has a checksum: one that travels as it is can't tell.
+again; 'bandwidth' makes up bandwidths that can't be; 'nothing' ends either.
 """
 
 from __future__ import annotations

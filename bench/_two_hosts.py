@@ -8,6 +8,7 @@ gets a part of a processor only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import json
 import os
 from pathlib import Path
@@ -18,6 +19,8 @@ import tempfile
 import time
 
 from hp_inference.link.dds import environment
+from hp_inference.split.source import assemble
+from hp_inference.split.table import PlanTable
 from hp_planner.profile.device import DeviceProfile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +28,7 @@ sys.path.insert(0, str(ROOT / 'test' / 'lab'))
 from lab import host_environment, Lab, missing  # noqa: E402
 
 READY_S = 180.0
+KEPT = ['robot_only', 'full_offload']  # of the robot, beside whatever it is told to use
 WATTS = {'power.waiting_w': 4.7, 'power.communicating_w': 5.0, 'power.computing_w': 13.0}
 RMW = 'rmw_fastrtps_cpp'
 # Before what else runs on this machine: two hosts would have their processors for themselves.
@@ -48,7 +52,7 @@ class TwoHosts:
             both = {'model': model, 'input': list(shape), 'threads': 1}
             self.server = self._node(self.lab.server, 'server_node', **both)
             self.robot = self._node(self.lab.robot, 'robot_node', **both, **WATTS, plan=plan,
-                                    plans=['robot_only', 'full_offload'], **robot,
+                                    plans=KEPT, **robot,
                                     **{'qos_overrides./image.subscription.reliability':
                                        'reliable'})
             self._others = [self._node(self.lab.robot, 'bandwidth_monitor_node')
@@ -76,6 +80,8 @@ class TwoHosts:
         server's computing.
         """
         cores = sorted(os.sched_getaffinity(0))
+        if len(cores) < 2:
+            return
         for process in (self.robot, self.server, *self._others):
             for thread in Path(f'/proc/{process.pid}/task').iterdir():
                 computes = (process is self.server
@@ -110,16 +116,21 @@ class TwoHosts:
         """Return what became of so many images."""
         return self.do('ask', count=count)['frames']
 
-    def use(self, plan: str) -> None:
+    def use(self, table: PlanTable) -> None:
         """Have the robot use another plan table, and wait until the server has it too."""
-        self.set(plan=plan, force_plan='full_offload', bandwidth_mbit_s=0.0)
-        self.agree()
+        file = Path(self.folder.name) / f'{table.digest.hex()}.json'
+        file.write_text(table.dumps())
+        digest = assemble(table.layout, str(file), KEPT).digest.hex()
+        self.set(plan=str(file), force_plan='', bandwidth_mbit_s=0.0)
+        self._agree(lambda frame: frame.get('table') == digest)
+        self.set(force_plan='full_offload')
+        self._agree(lambda frame: not frame.get('fallback', True))
         self.set(force_plan='')
 
-    def agree(self) -> None:
-        """Wait until frames run as the robot's plan says."""
+    def _agree(self, done: Callable[[dict], bool]) -> None:
+        """Ask until a frame runs as it is to."""
         end = time.monotonic() + READY_S
-        while self.ask()[0].get('fallback', True):
+        while not done(self.ask()[0]):
             if time.monotonic() > end:
                 raise SystemExit(f'robot and server do not agree\n{self.logs()[-2000:]}')
 

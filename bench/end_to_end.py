@@ -15,7 +15,6 @@ from collections import Counter
 from pathlib import Path
 import random
 from statistics import median
-import tempfile
 import time
 
 from _common import finish, parser, ratio, table
@@ -54,8 +53,7 @@ def measure(case: str, rates: list[float], frames: int, seconds: float) -> dict:
     layout = open_model(ModelSpec(name, shape))[1]
     made_here = profile(layout, sample_image(shape), seconds=seconds)
     pixels = 8e-6 * layout.graph.input.nbytes
-    with tempfile.TemporaryDirectory(prefix='hp_bench_') as folder, \
-            TwoHosts(name, shape, 'robot_only', 100.0, SLOWER, deadline_s=60.0) as hosts:
+    with TwoHosts(name, shape, 'robot_only', 100.0, SLOWER, deadline_s=60.0) as hosts:
         robot, server = hosts.profiles(made_here)
         balanced = pixels / PAYLOAD / server.whole_s
         rates = sorted(rate or round(balanced, 1) for rate in rates)
@@ -63,9 +61,7 @@ def measure(case: str, rates: list[float], frames: int, seconds: float) -> dict:
                  for rate in rates]
         for policy in POLICIES:
             made = rivals(layout, robot, server, LINK, rates, policy)
-            path = Path(folder) / f'{policy}.json'
-            path.write_text(made.together.dumps())
-            hosts.use(str(path))
+            hosts.use(made.together)
             for each in cells:
                 each['policies'][policy] = cell(hosts, made, each['mbit_s'], frames, policy)
     return {'model': name, 'shape': shape, 'server_s': server.whole_s, 'robot_s': robot.whole_s,

@@ -9,10 +9,10 @@ oracle is our table with what the link will carry in the next half second.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import random
 from statistics import mean, median
-import tempfile
 import threading
 import time
 
@@ -42,8 +42,9 @@ def segment(samples: list, seconds: float, seed: int) -> list[tuple[float, float
     """Return a piece of a record, its time from 0 on."""
     last = samples[-1][0] - seconds
     start = random.Random(seed).uniform(samples[0][0], max(samples[0][0], last))
-    kept = [(t - start, rate) for t, rate in samples if start - 0.5 < t < start + seconds]
-    return [(max(0.0, t), rate) for t, rate in kept]
+    before = [rate for t, rate in samples if t <= start]
+    return [(0.0, before[-1]), *((t - start, rate) for t, rate in samples
+                                 if start < t < start + seconds)]
 
 
 def run(hosts: TwoHosts, samples: list[tuple[float, float]], seconds: float,
@@ -54,19 +55,21 @@ def run(hosts: TwoHosts, samples: list[tuple[float, float]], seconds: float,
     hosts.begin('ask_for', begin_s=begin, duration_s=seconds, samples=[
         (t, PAYLOAD * rate) for t, rate in samples] if oracle else None, ahead_s=AHEAD_S)
     time.sleep(max(0.0, begin - time.monotonic()))
-    follower = threading.Thread(target=hosts.lab.follow, args=(samples, stop))
-    follower.start()
-    frames = hosts.end()['frames']
-    stop.set()
-    follower.join()
+    with ThreadPoolExecutor(1) as pool:
+        followed = pool.submit(hosts.lab.follow, samples, stop)
+        frames = hosts.end()['frames']
+        stop.set()
+        followed.result()  # raises what went wrong there
     hosts.lab.blackout(False)
     hosts.lab.rate(100.0)
     return frames
 
 
-def summary(frames: list[dict]) -> dict:
-    """Return what a system came to."""
-    done = [frame for frame in frames if not frame['lost']]
+def summary(segments: list[list[dict]]) -> dict:
+    """Return what a system came to in the frames of all segments."""
+    frames = [frame for segment in segments for frame in segment]
+    apart = [[frame for frame in segment if not frame['lost']] for segment in segments]
+    done = [frame for segment in apart for frame in segment]
     latencies = sorted(frame['latency_s'] for frame in done)
     return {
         'frames': len(frames), 'lost': len(frames) - len(done),
@@ -74,8 +77,8 @@ def summary(frames: list[dict]) -> dict:
         'p95_s': latencies[int(0.95 * (len(latencies) - 1))], 'max_s': latencies[-1],
         'energy_j': mean(frame['energy_j'] for frame in done),
         'alone': sum(frame['fallback'] for frame in done),
-        'late': done[-1]['frames_late'] - done[0]['frames_late'],
-        'switches': sum(a['plan'] != b['plan'] for a, b in zip(done, done[1:])),
+        'late': sum(one[-1]['frames_late'] - one[0]['frames_late'] for one in apart if one),
+        'switches': sum(a['plan'] != b['plan'] for one in apart for a, b in zip(one, one[1:])),
         'worst_error': max(frame['error'] for frame in done)}
 
 
@@ -98,35 +101,31 @@ def measure(name: str, shape: tuple[int, ...], traces: dict[str, list], seconds:
     layout = open_model(ModelSpec(name, shape))[1]
     made_here = profile(layout, sample_image(shape), seconds=profiling_s)
     results = {}
-    with tempfile.TemporaryDirectory(prefix='hp_bench_') as folder:
-        with TwoHosts(name, shape, 'robot_only', 100.0, SLOWER, monitor=True) as hosts:
-            robot, server = hosts.profiles(made_here)
-            files = {}
-            for policy in POLICIES:
-                made = rivals(layout, robot, server, LINK, RATES, policy, SWING)
-                for system, plans in {**made.live, policy: made.ours}.items():
-                    files[system] = Path(folder) / f'{system}.json'
-                    files[system].write_text(plans.dumps())
-            files[ORACLE] = files['exact']
+    with TwoHosts(name, shape, 'robot_only', 100.0, SLOWER, monitor=True) as hosts:
+        robot, server = hosts.profiles(made_here)
+        tables = {}
+        for policy in POLICIES:
+            made = rivals(layout, robot, server, LINK, RATES, policy, SWING)
+            tables |= {**made.live, policy: made.ours}
+        tables[ORACLE] = tables['exact']
 
-            def follow(system: str, samples: list, length: float) -> list[dict]:
-                hosts.set(plan=str(files[system]), bandwidth_mbit_s=0.0)
-                hosts.lab.rate(max(1.0, samples[0][1]))  # a piece may begin in a blackout
-                hosts.agree()
-                hosts.ask(10)  # by then the monitor knows the rate
-                return run(hosts, samples, length, system == ORACLE)
-            steps = reactions(follow('exact', STEPS, STEPS[-1][0] + 6.0))
-            for trace, samples in traces.items():
-                for seed in range(seeds):
-                    piece = segment(samples, seconds, seed)
-                    for system in systems:
-                        frames = follow(system, piece, seconds)
-                        results.setdefault(trace, {}).setdefault(system, []).extend(frames)
-                        print(f'  {trace} {seed} {system}: {1e3 * summary(frames)["mean_s"]:.0f} '
-                              'ms', flush=True)
-            logs = hosts.logs()
+        def follow(system: str, samples: list, length: float) -> list[dict]:
+            hosts.use(tables[system])
+            hosts.lab.rate(max(1.0, samples[0][1]))  # a piece may begin in a blackout
+            hosts.ask(10)  # by then the monitor knows the rate
+            return run(hosts, samples, length, system == ORACLE)
+        steps = reactions(follow('exact', STEPS, STEPS[-1][0] + 6.0))
+        for trace, samples in traces.items():
+            for seed in range(seeds):
+                piece = segment(samples, seconds, seed)
+                for system in systems:
+                    frames = follow(system, piece, seconds)
+                    results.setdefault(trace, {}).setdefault(system, []).append(frames)
+                    print(f'  {trace} {seed} {system}: {1e3 * summary([frames])["mean_s"]:.0f} '
+                          'ms', flush=True)
+        logs = hosts.logs()
     return {'server_s': server.whole_s, 'robot_s': robot.whole_s, 'steps': steps,
-            'traces': {trace: {system: summary(frames) for system, frames in each.items()}
+            'traces': {trace: {system: summary(pieces) for system, pieces in each.items()}
                        for trace, each in results.items()}, 'log': logs[-4000:]}
 
 

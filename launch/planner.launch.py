@@ -6,7 +6,10 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
+from rclpy.utilities import get_rmw_implementation_identifier
 import yaml
+
+from hp_inference.link.dds import environment
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -38,8 +41,11 @@ PARAMETERS = {
 def start(context):
     """Return the node; an argument that was left empty does not hide the parameter file."""
     given = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
+    # Fast DDS settings for Wi-Fi, as robot and server have them, unless the user has chosen some.
+    wifi = environment(context.environment, get_rmw_implementation_identifier())
     return [Node(
         package='hp_inference', executable='planner_node', name='planner_node', output='screen',
+        additional_env=wifi,
         namespace=LaunchConfiguration('namespace'),
         parameters=[LaunchConfiguration('params_file'),
                     {name: yaml.safe_load(text) for name, text in given.items() if text}],

@@ -70,11 +70,12 @@ class Prober:
 
     def look(self, now: float) -> None:
         """Notice silence, and queue the probes that are due."""
+        if not self.period_s:
+            self.silent = False  # nothing would end it
+            return
         if self._unanswered >= UNANSWERED and now - self._heard_s > self._patience_s(now):
             self.silent = True
             self._estimator.forget()
-        if not self.period_s:
-            return
         if self._queue or self._sending:  # it does not get away as it is
             self._unanswered += now - self._heartbeat_s >= HEARTBEAT_S
             return

@@ -296,7 +296,8 @@ ROBOT: Table = (
         description='rows are never sent faster; 0: no limit'),
     Row('codec', 'string', 'zstd', choices=CODECS,
         description='how rows are packed for the way; float16_shuffle_zstd, uint8_zstd and jpeg '
-                    '(of the image only) change the answer a little'),
+                    '(of the image only) change the answer a little; a planned table and a plan '
+                    'file have their own'),
     Row('deadline_s', 'double', 0.0, unit='s', low=0.0, high=60.0,
         description='an answer is due so long after the receipt of the image: the robot begins '
                     'alone in time for it; 0: by what the plan table predicts'),
@@ -328,9 +329,9 @@ MONITOR: Table = (
     _AUTOSTART,
     Row('publish_hz', 'double', 10.0, unit='Hz', low=0.1, high=100.0,
         description='how often the bandwidth is published; a step is published at once'),
-    Row('probe_period_s', 'double', 0.5, unit='s', low=0.0, high=60.0,
+    Row('probe_period_s', 'double', 0.5, unit='s', low=0.0, high=4.0,
         description='while no traffic shows what the link carries, probes find out so often; '
-                    '0: no probes, and silence is not noticed'),
+                    '0: no probes, and silence is not noticed, nor its end where nothing is sent'),
     Row('probe_bytes', 'int', 120_000, unit='bytes', low=20_000, high=200_000,
         description='what probes send at once at most'),
     Row('silence_s', 'double', 0.5, unit='s', low=0.1, high=10.0,

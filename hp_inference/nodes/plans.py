@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,14 +36,15 @@ class Plans:
     """
     Keeps the plan in force what the parameters and the topics planned_table and bandwidth say.
 
-    A planned table is read and made ready on the node's worker, beside the frames, which go on
-    under the table before; it is put in force on the node's thread. One that can't be used changes
-    nothing but ``refusal``, which says why until one can.
+    A new table is read and made ready on the node's worker, beside the frames, which go on under
+    the table before; it is put in force on the node's thread. Of several the one asked for last
+    counts. A planned one that can't be used changes nothing but ``refusal``, which says why until
+    one can.
     """
 
     def __init__(self, node: RobotNode):
         self._node = node
-        self._newest: PlanTableMsg | None = None
+        self._newest: object = None  # stands for the table that was asked for last
         self._planned: PlanTable | None = None
         self._record_power = NO_POWER
         self.refusal = ''
@@ -65,6 +67,7 @@ class Plans:
         self._tables = node.advertise(PlanTableMsg, 'plan_table', qos.LATCHED)
         self._name = node.advertise(String, '~/plan', qos.LATCHED)
         self._set_switching()
+        self._look_for_forced(node.engine.table)
         node.engine.use(node.engine.table, self._pick(node.engine.table).index)
         node.listen(PlanTableMsg, 'planned_table', self._on_planned, qos.LATCHED)
         self._bandwidth = node.listen(Bandwidth, 'bandwidth', self._on_bandwidth, qos.METRICS)
@@ -98,7 +101,8 @@ class Plans:
     def _pick(self, table: PlanTable) -> Pick:
         """Return the plan that a table goes on, or begins, with."""
         engine = self._node.engine
-        return self.switching.choose(table, engine.index if table is engine.table else 0)
+        same = engine.index if table is engine.table else table.index(self.name)
+        return self.switching.choose(table, same or 0)
 
     def _set_switching(self) -> None:
         for name, attribute in SWITCHING.items():
@@ -128,6 +132,13 @@ class Plans:
             raise ValueError(f"parameter 'force_plan' is {name!r}, expected the name of a plan of "
                              f'the table in force: {names}')
 
+    def _look_for_forced(self, table: PlanTable) -> None:
+        """Say so where a table lacks the plan that is forced: others run then."""
+        if self.switching.force and table.index(self.switching.force) is None:
+            self._node.get_logger().warning(
+                f"parameter 'force_plan' is {self.switching.force!r}, which is no plan of the "
+                'table in force: it has no effect there')
+
     def _check_codec(self, codec: str) -> None:
         if self._node.engine and self._node.engine.table is not self._planned:
             self.given(codec=codec)
@@ -136,39 +147,53 @@ class Plans:
         if self._node.engine is None or not {*SWITCHING, 'codec'} & set(values):
             return
         self._set_switching()
-        table = self._node.engine.table
+        table, why = self._node.engine.table, f'parameter {", ".join(values)} set'
         # In a planned table the codecs are part of what was planned.
         if (('plan' in values and table.index(values['plan']) is None)
                 or ('codec' in values and table is not self._planned)):
-            table = self.given()
-        self._use(table, f'parameter {", ".join(values)} set')
+            self._make_ready(self.given, partial(self._adopt_given, why))
+        else:
+            self._use(table, why)
 
     def _on_planned(self, msg: PlanTableMsg) -> None:
-        self._newest = msg
-        self._node.worker.submit(partial(self._read, msg), partial(self._adopt, msg))
+        self._make_ready(lambda: table_from_msg(msg, self._node.layout), self._adopt_planned)
 
-    def _read(self, msg: PlanTableMsg) -> tuple[PlanTable, object] | None:
-        if msg is not self._newest:
-            return None
-        table = table_from_msg(msg, self._node.layout)
-        return table, self._node.engine.prepare(table)
+    def _make_ready(self, make: Callable[[], PlanTable],
+                    adopt: Callable[[PlanTable | Exception], None]) -> None:
+        asked = self._newest = object()
 
-    def _adopt(self, msg: PlanTableMsg, read: tuple[PlanTable, object] | Exception | None) -> None:
-        if read is None or msg is not self._newest:
-            return
-        if isinstance(read, Exception):
-            self.refusal = f'planned table refused: {str(read) or type(read).__name__}'
+        def ready() -> tuple[PlanTable, object] | None:
+            if asked is not self._newest:
+                return None
+            table = make()
+            # Held until it is in force: what is ready is forgotten with it.
+            return table, self._node.engine.prepare(table)
+
+        def then(made: tuple[PlanTable, object] | Exception | None) -> None:
+            if made is not None and asked is self._newest:
+                adopt(made if isinstance(made, Exception) else made[0])
+        self._node.worker.submit(ready, then)
+
+    def _adopt_given(self, why: str, table: PlanTable | Exception) -> None:
+        if isinstance(table, Exception):  # what was checked has changed since
+            self._node.get_logger().error(f'{why}, which changes nothing: {table}')
+        else:
+            self._use(table, why)
+
+    def _adopt_planned(self, table: PlanTable | Exception) -> None:
+        if isinstance(table, Exception):
+            self.refusal = f'planned table refused: {str(table) or type(table).__name__}'
             self._node.get_logger().error(self.refusal)
             return
-        self.refusal, self._planned = '', read[0]
-        self._use(read[0], f'planned table {read[0].digest.hex()[:12]} of {len(read[0].plans)} '
-                           'plans')
+        self.refusal, self._planned = '', table
+        self._use(table, f'planned table {table.digest.hex()[:12]} of {len(table.plans)} plans')
 
     def _use(self, table: PlanTable, why: str) -> None:
         engine, before = self._node.engine, self.name
         new = table is not engine.table
         if new:
             self.learn(table)
+            self._look_for_forced(table)
         pick = self._pick(table)
         engine.use(table, pick.index)
         change = 'stays' if self.name == before else f'-> {self.name}'

@@ -83,10 +83,8 @@ class RobotNode(ModelNode):
         self.server.listen()
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('inference', self._diagnose)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a simulation's clock may stand still
-        self.timers_made = [
-            self.create_timer(self.params.log_every_s, self._log_statistics, clock=steady),
-            self.create_timer(LOOK_S, self._look, clock=steady)]
+        self.timers_made = [self._every(self.params.log_every_s, self._log_statistics),
+                            self._every(LOOK_S, self._look)]
 
     def cleanup(self) -> None:
         """Stop the engine and leave the topics."""
@@ -139,8 +137,16 @@ class RobotNode(ModelNode):
                                overridable=profile in (qos.IMAGES, qos.CHUNKS))))
         return self.subscriptions_made[-1]
 
+    def _every(self, period_s: float, callback):
+        """Return a timer; a simulation's clock may stand still."""
+        return self.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
     def _on_change(self, values: dict) -> None:
         if self.engine:
+            if 'log_every_s' in values:
+                self.latencies.clear()
+                self.destroy_timer(self.timers_made[0])
+                self.timers_made[0] = self._every(self.params.log_every_s, self._log_statistics)
             self.engine.deadline_s = self.params.deadline_s
             self.server.pacer.limit_mbit_s = self.params.limit_mbit_s
             if any(name.startswith('power.') for name in values):

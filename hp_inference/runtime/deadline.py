@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 #: Where nothing is known of a plan, its answer is due after this. [s]
@@ -33,25 +34,30 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._alone_s = 0.0
-        self._together_s: dict[int, float] = {}
+        self._together_s: dict[Hashable, float] = {}
 
     def took_alone(self, seconds: float) -> None:
         """Note how long a frame took to compute on the robot alone."""
         self._alone_s = _mean(self._alone_s or None, seconds)
 
-    def took_together(self, plan: int, seconds: float) -> None:
-        """
-        Note how long a frame took together with the server under a plan, by its index.
-
-        Or how long it was waited for in vain: where planning promised too much, patience grows.
-        """
+    def took_together(self, plan: Hashable, seconds: float) -> None:
+        """Note how long a frame took together with the server under a plan."""
         self._together_s[plan] = _mean(self._together_s.get(plan), seconds)
 
+    def waited_in_vain(self, plan: Hashable, seconds: float) -> None:
+        """
+        Note for how long the server was waited for in vain under a plan.
+
+        Where too little was expected patience grows, but not beyond what computing alone takes.
+        """
+        before = self._together_s.get(plan, 0.0)
+        self.took_together(plan, min(seconds, max(before, self._alone_s)))
+
     def forget_plans(self) -> None:
-        """Forget what the plans took: the indices mean others now."""
+        """Forget what the plans took: there are others now."""
         self._together_s.clear()
 
-    def of(self, received_s: float, begun_s: float, deadline_s: float, plan: int,
+    def of(self, received_s: float, begun_s: float, deadline_s: float, plan: Hashable,
            predicted_s: float | None) -> Due:
         """
         Return when a frame is due; times of time.monotonic().

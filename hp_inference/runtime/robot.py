@@ -248,8 +248,8 @@ class RobotEngine:
             executor = executors[index]
             number, self._next_frame = self._next_frame, self._next_frame + 1
         reason = self.server.why_not(table.digest) if executor.program.receives else ''
-        due = self._deadlines.of(taken.received_s, prepared, self.deadline_s, index,
-                                 picked.predicted_s)
+        due = self._deadlines.of(taken.received_s, prepared, self.deadline_s,
+                                 (table.digest, index), picked.predicted_s)
         result = FrameResult(taken.tag, number, {}, table.plans[index].name, index, table.digest,
                              ROBOT, reason, queue_s=begun - taken.received_s,
                              preprocess_s=prepared - begun, predicted_s=picked.predicted_s or 0.0,
@@ -289,20 +289,23 @@ class RobotEngine:
             self._current = frame
         io = LinkIO(self.layout, frame.inbox, self._outbox, head, give_up_s, frame.sent.append)
         trace, done, late = Trace(), False, False
+        plan = result.table_digest, result.plan_index
         try:
             result.outputs = executor.run(io, image, trace)
             done = True
             if executor.program.receives:
                 self.server.answered()
-                self._deadlines.took_together(result.plan_index, time.monotonic() - origin)
+                self._deadlines.took_together(plan, time.monotonic() - origin)
                 frame.reported.wait(REPORT_GRACE_S)
+            else:
+                self._deadlines.took_alone(time.monotonic() - origin)
         except LinkError as error:
             if self._closing:
                 raise Aborted(STOPPING) from error
             self.counters.late += 1
             late = isinstance(error, DeadlinePassed)
             if late:
-                self._deadlines.took_together(result.plan_index, time.monotonic() - origin)
+                self._deadlines.waited_in_vain(plan, time.monotonic() - origin)
             result.fallback_reason = error.reason if isinstance(error, Aborted) else str(error)
         finally:
             self._current = None

@@ -112,6 +112,15 @@ def test_without_a_period_nothing_is_probed():
     assert monitor.sent == [] and monitor.said[-1][1] is None
 
 
+def test_without_a_period_a_link_that_was_silent_is_so_no_more_since_nothing_would_tell():
+    monitor = Monitor(lambda now: 30 if now < 2 else 0.0)
+    monitor.link.run(3.0)
+    assert monitor.said[-1][1].source == 'silence'
+    monitor.prober.period_s = 0.0
+    monitor.link.run(3.2)
+    assert monitor.said[-1][1] is None
+
+
 def test_while_traffic_shows_the_link_only_small_probes_go():
     monitor = Monitor(lambda now: 30)
     monitor.link.run(1.0)

@@ -227,6 +227,14 @@ class Client:
         results = self.call(SetParameters, 'robot_node/set_parameters', request).results
         return '; '.join(result.reason for result in results if not result.successful)
 
+    def use(self, **values) -> InferenceResult:
+        """Set parameters that need another plan table; return the first answer together by it."""
+        before, end = bytes(self.answered_together().table_digest), time.monotonic() + WAIT_S
+        assert self.set(**values) == ''
+        while bytes((result := self.answered_together()).table_digest) == before:
+            assert time.monotonic() < end, 'the plan table stays what it was'
+        return result
+
     def change(self, node: str, transition: str | int, seconds: float = WAIT_S) -> bool:
         """Ask a node for a lifecycle transition by label or id; return whether it succeeded."""
         request = ChangeState.Request()

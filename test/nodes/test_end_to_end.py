@@ -191,18 +191,17 @@ def test_plans_are_switched_live_and_no_frame_is_lost(client):
                 ('layer:4', InferenceResult.COMPUTED_BOTH),
                 ('uniform:0.5', InferenceResult.COMPUTED_BOTH)):
             assert client.set(plan=plan) == ''
+            client.until(lambda plan=plan: client.plans[-1] == plan)
             assert client.ask(client.image()).plan == plan
             result = client.answered_together()
             assert (result.plan, result.computed_on) == (plan, computed_on)
             assert error_of(result, pixels()) <= TOLERANCE
-            client.until(lambda plan=plan: client.plans[-1] == plan)
         for codec in ('none', 'shuffle_zstd', 'jpeg'):
-            assert client.set(codec=codec) == ''
-            result = client.answered_together()
+            result = client.use(codec=codec)
             assert result.plan == 'uniform:0.5'
             assert (error_of(result, pixels()) <= TOLERANCE) is (codec != 'jpeg')
     finally:
-        client.set(codec='zstd')
+        client.use(codec='zstd')
         client.set(plan='uniform:0.5')
         client.answered_together()
 

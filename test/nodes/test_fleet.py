@@ -65,8 +65,7 @@ def test_two_robots_at_once_get_their_own_answers(fleet):
 
 def test_a_plan_of_one_robot_is_not_that_of_another(fleet):
     one, two = fleet[0][:2]
-    assert one.set(plan='uniform:0.25') == ''
-    assert one.answered_together().plan == 'uniform:0.25'
+    assert one.use(plan='uniform:0.25').plan == 'uniform:0.25'
     assert two.answered_together().plan == 'uniform:0.5'
 
 

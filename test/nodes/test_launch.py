@@ -54,6 +54,14 @@ def arguments(path):
     return {argument.name: argument for argument in description.get_launch_arguments()}
 
 
+@pytest.mark.parametrize('path', TABLES, ids=lambda path: path.name)
+def test_every_node_gets_the_settings_of_the_link_or_some_would_not_hear_the_others(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text('utf-8')))
+             if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'Node']
+    assert calls
+    assert all('additional_env' in {keyword.arg for keyword in call.keywords} for call in calls)
+
+
 def test_there_is_a_launch_file_for_robot_server_planner_and_demo():
     assert {DEMO, *TABLES} <= set(FILES)
 

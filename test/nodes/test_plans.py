@@ -115,15 +115,54 @@ def test_a_plan_of_a_name_that_only_the_planned_table_knows_can_be_set(make, lay
     assert 'is not known' in client.set(plan='loss:21')
 
 
+def test_what_is_held_is_held_in_the_next_planned_table_too_where_it_has_it(make, layouts):
+    node, client, give = make(bandwidth_mbit_s=100.0)
+    give(table_to_msg(table_of(layouts[MODEL])))
+    assert client.ask(client.image()).plan == 'full_offload'
+    assert client.set(hold=True) == ''
+    give(table_to_msg(table_of(layouts[MODEL], choices=((1.0, 1),))))
+    assert client.ask(client.image()).plan == 'full_offload'
+    give(table_to_msg(table_of(layouts[MODEL], plans=PLANS[:2], choices=())))
+    assert client.ask(client.image()).plan == 'robot_only'
+
+
+def test_a_forced_plan_that_the_next_table_lacks_is_missed_aloud(make, layouts):
+    node, client, give = make(bandwidth_mbit_s=7.0)
+    assert client.set(force_plan='uniform:0.5') == ''
+    give(table_to_msg(table_of(layouts[MODEL])))
+    assert "warning: parameter 'force_plan' is 'uniform:0.5', which is no plan of" in node.log
+    assert client.ask(client.image()).plan == 'uniform:0.75'
+
+
+def test_of_plans_set_and_tables_planned_the_last_asked_for_counts(make, layouts, monkeypatch):
+    node, client, give = make()
+    begun, hold, prepare = threading.Event(), threading.Event(), node.engine.prepare
+
+    def slow(table):
+        begun.set()
+        assert hold.wait(10)
+        return prepare(table)
+    monkeypatch.setattr(node.engine, 'prepare', slow)
+    assert client.set(plan='uniform:0.3') == ''
+    assert begun.wait(10)
+    # Frames and parameters go on while it is made ready.
+    assert client.ask(client.image()).plan == 'uniform:0.5'
+    assert client.set(plan='uniform:0.4') == ''
+    hold.set()
+    client.until(lambda: client.plans[-1] == 'uniform:0.4')
+    assert not any('uniform:0.3' in line for line in node.log.lines)
+
+
 def test_a_plan_that_the_planned_table_lacks_replaces_it_until_the_next(make, layouts):
     node, client, give = make()
     give(table_to_msg(table_of(layouts[MODEL])))
     assert client.set(plan='uniform:0.3') == ''
+    client.until(lambda: client.plans[-1] == 'uniform:0.3')
     result = client.ask(client.image())
     assert result.plan == 'uniform:0.3'
     client.until(lambda: bytes(client.tables[-1].digest) == bytes(result.table_digest))
     assert client.set(codec='none') == ''
-    assert node.engine.table.plans[0].codec == 'none'
+    client.until(lambda: node.engine.table.plans[0].codec == 'none')
     give(table_to_msg(table_of(layouts[MODEL])))
     assert client.ask(client.image()).plan == 'robot_only'
 

@@ -283,6 +283,7 @@ def test_while_it_is_not_active_parameters_change_and_hold_when_it_is(robot):
     client.until(lambda: tables)
     assert node.trigger_deactivate() == SUCCESS
     assert client.set(plan='uniform:0.25') == ''
+    client.until(lambda: node.plans.name == 'uniform:0.25')
     assert 'is not known' in client.set(plan='nonsense')
     client.show(client.image())
     client.spin(0.1)
@@ -361,7 +362,7 @@ def test_a_plan_of_the_table_needs_no_new_table(robot):
     assert node.engine.table is table and node.engine.index == 2
     assert 'info: plan uniform:0.5 -> full_offload: parameter plan set' in node.log
     assert client.set(codec='none') == ''
-    assert node.engine.table is not table
+    client.until(lambda: node.engine.table is not table)
     assert node.engine.table.plans[node.engine.index].name == 'full_offload'
 
 
@@ -374,6 +375,11 @@ def test_it_says_when_no_image_comes_and_how_it_goes_when_they_do(make):
     client.ask(client.image())
     client.until(lambda: 'results/s, latency median' in node.log)
     client.until(lambda: 'warning: no result in 0.1 s, 0 images dropped' in node.log)
+    assert client.set(log_every_s=0.2) == ''
+    client.until(lambda: 'warning: no result in 0.2 s, 0 images dropped' in node.log)
+    lines = len(node.log.lines)
+    client.spin(0.7)
+    assert 3 <= len(node.log.lines) - lines <= 4
 
 
 def test_diagnostics_follow_the_state(robot):

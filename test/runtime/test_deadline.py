@@ -51,9 +51,20 @@ def test_where_planning_promised_too_much_patience_grows_up_to_what_alone_takes(
     for _ in range(50):
         begun = 10.0
         due = deadlines.of(begun, begun, 0.0, 0, 0.02)
-        deadlines.took_together(0, due.give_up_s - begun)  # in vain
+        deadlines.waited_in_vain(0, due.give_up_s - begun)
     assert due.give_up_s - begun == pytest.approx(2 * ALONE_S, rel=0.01)
     assert deadlines.of(begun, begun, 0.0, 1, 0.02).give_up_s - begun == pytest.approx(0.07)
+
+
+def test_without_a_prediction_either_patience_does_not_grow_beyond_that(deadlines):
+    for plan, took_s in ((0, 0.1), (1, 0.5)):  # quicker than alone, and slower
+        deadlines.took_together(plan, took_s)
+        for _ in range(50):
+            patience_s = deadlines.of(0.0, 0.0, 0.0, plan, None).give_up_s
+            deadlines.waited_in_vain(plan, patience_s)
+        assert patience_s == pytest.approx(2 * max(took_s, ALONE_S), rel=0.01)
+    deadlines.waited_in_vain(2, 1.0)  # the first frame of a plan
+    assert deadlines.of(0.0, 0.0, 0.0, 2, None).give_up_s == pytest.approx(2 * ALONE_S)
 
 
 @given(st.floats(0, 10), st.floats(0, 1), st.floats(0, 2), st.none() | st.floats(1e-4, 1),
