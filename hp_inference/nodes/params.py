@@ -280,7 +280,8 @@ ROBOT: Table = (
         description='how camera images come to the size of the model input; none: refuse others'),
     Row('plan', 'string', 'uniform:0.5',
         description='the plan in force: uniform:X, layer:K, robot_only, full_offload, random:SEED, '
-                    'or a plan or plan table file'),
+                    'or a plan or plan table file; where a table goes by the bandwidth, force_plan '
+                    'names one of its plans'),
     Row('plans', 'string[]', ('robot_only', 'full_offload'), read_only=True,
         description='further plans kept ready in the table, so that switching to them needs no '
                     'new table'),
@@ -291,7 +292,8 @@ ROBOT: Table = (
         description='name of a plan of the table that is in force whatever the link carries; '
                     'empty: none'),
     Row('hold', 'bool', False,
-        description='the plan in force stays whatever the link carries'),
+        description='the plan in force stays whatever the link carries, until a table without it '
+                    'is given'),
     Row('limit_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e5,
         description='rows are never sent faster; 0: no limit'),
     Row('codec', 'string', 'zstd', choices=CODECS,

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from hp_inference.nodes.robot_node import RobotNode
 
 
-SWITCHING = {'plan': 'named', 'force_plan': 'force', 'hold': 'hold',
-             'bandwidth_mbit_s': 'fixed_mbit_s'}
+SWITCHING = {'force_plan': 'force', 'hold': 'hold', 'bandwidth_mbit_s': 'fixed_mbit_s'}
 
 
 class Plans:
@@ -45,6 +44,7 @@ class Plans:
     def __init__(self, node: RobotNode):
         self._node = node
         self._newest: object = None  # stands for the table that was asked for last
+        self._asked = False  # by parameters, and it is not ready yet
         self._planned: PlanTable | None = None
         self._record_power = NO_POWER
         self.refusal = ''
@@ -67,6 +67,7 @@ class Plans:
         self._tables = node.advertise(PlanTableMsg, 'plan_table', qos.LATCHED)
         self._name = node.advertise(String, '~/plan', qos.LATCHED)
         self._set_switching()
+        self.switching.named = node.params.plan
         self._look_for_forced(node.engine.table)
         node.engine.use(node.engine.table, self._pick(node.engine.table).index)
         node.listen(PlanTableMsg, 'planned_table', self._on_planned, qos.LATCHED)
@@ -74,7 +75,7 @@ class Plans:
 
     def forget(self) -> None:
         """Be as at first; the topics are gone with the node's others."""
-        self._newest = self._planned = None
+        self._newest, self._asked, self._planned = None, False, None
         self._record_power, self.refusal = NO_POWER, ''
         self.switching = Switching(self._on_switch)
 
@@ -144,14 +145,15 @@ class Plans:
             self.given(codec=codec)
 
     def _on_change(self, values: dict) -> None:
-        if self._node.engine is None or not {*SWITCHING, 'codec'} & set(values):
+        if self._node.engine is None or not {*SWITCHING, 'plan', 'codec'} & set(values):
             return
         self._set_switching()
         table, why = self._node.engine.table, f'parameter {", ".join(values)} set'
         # In a planned table the codecs are part of what was planned.
-        if (('plan' in values and table.index(values['plan']) is None)
-                or ('codec' in values and table is not self._planned)):
+        if (('plan' in values and (self._asked or table.index(values['plan']) is None))
+                or ('codec' in values and (self._asked or table is not self._planned))):
             self._make_ready(self.given, partial(self._adopt_given, why))
+            self._asked = True
         else:
             self._use(table, why)
 
@@ -160,7 +162,8 @@ class Plans:
 
     def _make_ready(self, make: Callable[[], PlanTable],
                     adopt: Callable[[PlanTable | Exception], None]) -> None:
-        asked = self._newest = object()
+        asked, self._asked = object(), False
+        self._newest = asked
 
         def ready() -> tuple[PlanTable, object] | None:
             if asked is not self._newest:
@@ -175,6 +178,7 @@ class Plans:
         self._node.worker.submit(ready, then)
 
     def _adopt_given(self, why: str, table: PlanTable | Exception) -> None:
+        self._asked = False
         if isinstance(table, Exception):  # what was checked has changed since
             self._node.get_logger().error(f'{why}, which changes nothing: {table}')
         else:
@@ -191,6 +195,8 @@ class Plans:
     def _use(self, table: PlanTable, why: str) -> None:
         engine, before = self._node.engine, self.name
         new = table is not engine.table
+        # Not before its table is in force: the one before would fall back on its first plan.
+        self.switching.named = self._node.params.plan
         if new:
             self.learn(table)
             self._look_for_forced(table)

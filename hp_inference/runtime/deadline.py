@@ -35,6 +35,7 @@ class Deadlines:
     def __init__(self) -> None:
         self._alone_s = 0.0
         self._together_s: dict[Hashable, float] = {}
+        self._least_s: dict[Hashable, float] = {}
 
     def took_alone(self, seconds: float) -> None:
         """Note how long a frame took to compute on the robot alone."""
@@ -43,19 +44,22 @@ class Deadlines:
     def took_together(self, plan: Hashable, seconds: float) -> None:
         """Note how long a frame took together with the server under a plan."""
         self._together_s[plan] = _mean(self._together_s.get(plan), seconds)
+        self._least_s[plan] = min(seconds, self._least_s.get(plan, seconds))
 
     def waited_in_vain(self, plan: Hashable, seconds: float) -> None:
         """
         Note for how long the server was waited for in vain under a plan.
 
-        Where too little was expected patience grows, but not beyond what computing alone takes.
+        Where too little was expected patience grows up to what computing alone takes, or the plan
+        at its best where that is more; where a link became slow, it shrinks to that.
         """
-        before = self._together_s.get(plan, 0.0)
-        self.took_together(plan, min(seconds, max(before, self._alone_s)))
+        most_s = max(self._alone_s, self._least_s.get(plan, 0.0))
+        self._together_s[plan] = _mean(self._together_s.get(plan), min(seconds, most_s))
 
     def forget_plans(self) -> None:
         """Forget what the plans took: there are others now."""
         self._together_s.clear()
+        self._least_s.clear()
 
     def of(self, received_s: float, begun_s: float, deadline_s: float, plan: Hashable,
            predicted_s: float | None) -> Due:

@@ -153,6 +153,27 @@ def test_of_plans_set_and_tables_planned_the_last_asked_for_counts(make, layouts
     assert not any('uniform:0.3' in line for line in node.log.lines)
 
 
+def test_a_plan_taken_back_before_it_was_ready_never_runs_nor_does_a_third(make, monkeypatch):
+    node, client, _ = make(plans=['robot_only', 'full_offload'])
+    assert client.set(plan='full_offload') == ''
+    begun, hold, prepare = threading.Event(), threading.Event(), node.engine.prepare
+
+    def slow(table):
+        begun.set()
+        assert hold.wait(10)
+        return prepare(table)
+    monkeypatch.setattr(node.engine, 'prepare', slow)
+    assert client.set(plan='uniform:0.3') == ''
+    assert begun.wait(10)
+    assert client.ask(client.image()).plan == 'full_offload'
+    assert client.set(codec='none') == '' and client.set(plan='full_offload') == ''
+    hold.set()
+    client.until(lambda: node.engine.table.plans[0].codec == 'none')
+    assert client.ask(client.image()).plan == 'full_offload'
+    assert not any('uniform' in line and 'plan uniform:0.5 -> full_offload' not in line
+                   for line in node.log.lines)
+
+
 def test_a_plan_that_the_planned_table_lacks_replaces_it_until_the_next(make, layouts):
     node, client, give = make()
     give(table_to_msg(table_of(layouts[MODEL])))

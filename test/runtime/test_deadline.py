@@ -63,6 +63,11 @@ def test_without_a_prediction_either_patience_does_not_grow_beyond_that(deadline
             patience_s = deadlines.of(0.0, 0.0, 0.0, plan, None).give_up_s
             deadlines.waited_in_vain(plan, patience_s)
         assert patience_s == pytest.approx(2 * max(took_s, ALONE_S), rel=0.01)
+        deadlines.took_together(plan, 5.0)  # the link got slow, and then slower
+        for _ in range(50):
+            deadlines.waited_in_vain(plan, 10.0)
+        patience_s = deadlines.of(0.0, 0.0, 0.0, plan, None).give_up_s
+        assert patience_s == pytest.approx(2 * max(took_s, ALONE_S), rel=0.01)
     deadlines.waited_in_vain(2, 1.0)  # the first frame of a plan
     assert deadlines.of(0.0, 0.0, 0.0, 2, None).give_up_s == pytest.approx(2 * ALONE_S)
 
