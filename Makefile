@@ -29,7 +29,7 @@ build:
 
 # Two processes for what only computes; one at a time for what starts nodes of its own. Selecting
 # none of one by ARGS (pytest's status 5) is no failure.
-computing = python -m pytest -m 'not ros' -n 2 --dist worksteal --ignore test/lab $(ARGS)
+computing = python -m pytest -m 'not ros' -n 2 --dist worksteal --ignore test/lab --ignore test/nodes $(ARGS)
 core = $(computing) --ignore test/planner --ignore test/bench || [ $$? = 5 ]
 planner = $(computing) test/planner test/bench || [ $$? = 5 ]
 ros = python -m pytest -m ros --ignore test/lab $(ARGS) || [ $$? = 5 ]
