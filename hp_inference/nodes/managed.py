@@ -135,16 +135,6 @@ class ManagedNode(LifecycleNode):
         self.cleanup()
         return SUCCESS
 
-    def destroy_node(self) -> None:
-        """
-        Leave the graph, at once.
-
-        rclpy keeps the lifecycle's services until Python collects its cycles: so long others would
-        see a node that answers nobody.
-        """
-        super().destroy_node()
-        self._state_machine.destroy_when_not_in_use()
-
     def _attempt(self, step: Callable[[], None]) -> bool:
         """Run a step of a transition; log what it raises, which rclpy would keep to itself."""
         try:

@@ -15,8 +15,21 @@ def _talking() -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def gone_from_the_graph():
-    """Hold against a test that what it made here lives on: the next would talk to its ghosts."""
+def gone_from_the_graph(monkeypatch):
+    """
+    Have nodes leave the graph when they are destroyed: the next test would talk to their ghosts.
+
+    rclpy keeps a lifecycle node's services until Python collects its cycles. (A process of its own
+    ends without that: to take Fast DDS down may take it for ever over TCP.)
+    """
+    from rclpy.lifecycle import LifecycleNode
+
+    from hp_inference.nodes.managed import ManagedNode
+
+    def destroy_node(node):
+        LifecycleNode.destroy_node(node)
+        node._state_machine.destroy_when_not_in_use()
+    monkeypatch.setattr(ManagedNode, 'destroy_node', destroy_node, raising=False)
     before = _talking()
     yield
     if not _talking() <= before:
