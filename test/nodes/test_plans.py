@@ -62,6 +62,21 @@ def make(node_here, layouts):
     return make
 
 
+@pytest.fixture
+def hold_preparing(monkeypatch):
+    """Return a function that holds a node's next tables until the second event is set."""
+    def hold(node):
+        begun, go, prepare = threading.Event(), threading.Event(), node.engine.prepare
+
+        def slow(table):
+            begun.set()
+            assert go.wait(10)
+            return prepare(table)
+        monkeypatch.setattr(node.engine, 'prepare', slow)
+        return begun, go
+    return hold
+
+
 # Adopting
 
 def test_a_planned_table_is_adopted_announced_and_run(make, layouts):
@@ -134,40 +149,28 @@ def test_a_forced_plan_that_the_next_table_lacks_is_missed_aloud(make, layouts):
     assert client.ask(client.image()).plan == 'uniform:0.75'
 
 
-def test_of_plans_set_and_tables_planned_the_last_asked_for_counts(make, layouts, monkeypatch):
-    node, client, give = make()
-    begun, hold, prepare = threading.Event(), threading.Event(), node.engine.prepare
-
-    def slow(table):
-        begun.set()
-        assert hold.wait(10)
-        return prepare(table)
-    monkeypatch.setattr(node.engine, 'prepare', slow)
+def test_of_several_plans_set_the_last_counts_and_frames_go_on_meanwhile(make, hold_preparing):
+    node, client, _ = make()
+    begun, go = hold_preparing(node)
     assert client.set(plan='uniform:0.3') == ''
     assert begun.wait(10)
     # Frames and parameters go on while it is made ready.
     assert client.ask(client.image()).plan == 'uniform:0.5'
     assert client.set(plan='uniform:0.4') == ''
-    hold.set()
+    go.set()
     client.until(lambda: client.plans[-1] == 'uniform:0.4')
     assert not any('uniform:0.3' in line for line in node.log.lines)
 
 
-def test_a_plan_taken_back_before_it_was_ready_never_runs_nor_does_a_third(make, monkeypatch):
+def test_a_plan_taken_back_before_it_was_ready_never_runs_nor_does_a_third(make, hold_preparing):
     node, client, _ = make(plans=['robot_only', 'full_offload'])
     assert client.set(plan='full_offload') == ''
-    begun, hold, prepare = threading.Event(), threading.Event(), node.engine.prepare
-
-    def slow(table):
-        begun.set()
-        assert hold.wait(10)
-        return prepare(table)
-    monkeypatch.setattr(node.engine, 'prepare', slow)
+    begun, go = hold_preparing(node)
     assert client.set(plan='uniform:0.3') == ''
     assert begun.wait(10)
     assert client.ask(client.image()).plan == 'full_offload'
     assert client.set(codec='none') == '' and client.set(plan='full_offload') == ''
-    hold.set()
+    go.set()
     client.until(lambda: node.engine.table.plans[0].codec == 'none')
     assert client.ask(client.image()).plan == 'full_offload'
     assert not any('uniform' in line and 'plan uniform:0.5 -> full_offload' not in line
