@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 import math
 
 import numpy as np
@@ -90,6 +91,18 @@ def digest_from_msg(field: np.ndarray) -> bytes:
     if len(digest) != DIGEST_BYTES:
         raise BadMessage(f'the digest has {len(digest)} bytes, expected {DIGEST_BYTES}')
     return digest
+
+
+def digests_to_msg(digests: Sequence[bytes]) -> array:
+    """Return digests as the value of a field that holds several, one behind the other."""
+    return _octets(b''.join(digests))
+
+
+def digests_from_msg(field: array) -> list[bytes]:
+    """Return the digests in a field that holds several; what is no whole one is left out."""
+    octets = bytes(field)
+    return [octets[at:at + DIGEST_BYTES]
+            for at in range(0, len(octets) - DIGEST_BYTES + 1, DIGEST_BYTES)]
 
 
 def table_to_msg(table: PlanTable) -> PlanTableMsg:

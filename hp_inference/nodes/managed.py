@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
+import faulthandler
 import os
 import signal
 import sys
@@ -26,6 +27,10 @@ SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackR
 
 # A signal that should have interrupted something and has not is repeated after.
 AGAIN_S = 0.5
+# A process that was told to stop, or whose node is done, ends by force after this: own threads give
+# up before, and to take the middleware down may take for ever (TCP after a blackout).
+STOP_S, LEAVE_S = 10.0, 3.0
+_STDERR = 2
 
 
 class _Interrupts:
@@ -44,6 +49,8 @@ class _Interrupts:
     def __call__(self, *_signal: object) -> None:
         """Handle a signal."""
         first, self.told = not self.told, True
+        if first:
+            _end_within(STOP_S)
         if not self._over.is_set():
             if first:
                 threading.Thread(target=self._insist, daemon=True).start()
@@ -67,6 +74,15 @@ class _Interrupts:
 
 
 _interrupts = _Interrupts()
+
+
+def _end_within(seconds: float) -> None:
+    """
+    End this process by force, with status 1 and every thread's stack, if it is still there then.
+
+    By a thread that needs no Python, as what hangs in the middleware keeps the interpreter.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
 
 
 def stopping() -> bool:
@@ -194,14 +210,17 @@ def run(make: type[ManagedNode], args: list[str] | None = None) -> int:
         if not stopping():
             raise
     finally:
+        _end_within(STOP_S)
         for step in (node.cleanup, node.destroy_node) if node is not None else ():
             try:
                 step()
             except Exception:
                 if not stopping():
                     raise
+            _end_within(LEAVE_S)  # all that is ours is done
         rclpy.try_shutdown()
         tender.close()
+        faulthandler.cancel_dump_traceback_later()
         for number in (signal.SIGINT, signal.SIGTERM):  # also when it comes again from here on
             signal.signal(number, signal.SIG_IGN)
         _interrupts.told = False

@@ -14,7 +14,9 @@ from std_srvs.srv import SetBool
 
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_from_msg, table_to_msg
+from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.runtime.meters import BadPower, NO_POWER, Power
+from hp_inference.runtime.reach import Again
 from hp_inference.runtime.switching import BadBandwidth, MOST_BYTES_PER_S, Pick, Switching
 from hp_inference.split.curves import Curve, read_curves
 from hp_inference.split.errors import PlanError
@@ -48,6 +50,7 @@ class Plans:
         self._planned: PlanTable | None = None
         self._record_power = NO_POWER
         self.refusal = ''
+        self._again = Again()
         self.switching = Switching(self._on_switch)
         node.params.check('plan', self._check_plan)
         node.params.check('force_plan', self._check_forced)
@@ -71,12 +74,15 @@ class Plans:
         self._look_for_forced(node.engine.table)
         node.engine.use(node.engine.table, self._pick(node.engine.table).index)
         node.listen(PlanTableMsg, 'planned_table', self._on_planned, qos.LATCHED)
-        self._bandwidth = node.listen(Bandwidth, 'bandwidth', self._on_bandwidth, qos.METRICS)
+        bandwidth = node.listen(Bandwidth, 'bandwidth', self._on_bandwidth, qos.METRICS)
+        self._monitors = Neighbours(node, bandwidth.topic_name, 'publisher',
+                                    'The least bandwidth counts; stop all but one')
 
     def forget(self) -> None:
         """Be as at first; the topics are gone with the node's others."""
         self._newest, self._asked, self._planned = None, False, None
         self._record_power, self.refusal = NO_POWER, ''
+        self._again = Again()
         self.switching = Switching(self._on_switch)
 
     @property
@@ -90,8 +96,21 @@ class Plans:
 
     def announce(self) -> None:
         """Publish the table and the name of the plan in force."""
-        self._tables.publish(table_to_msg(self._node.engine.table))
+        self._announce_table()
         self._name.publish(String(data=self.name))
+
+    def heard(self) -> None:
+        """Note that the server holds the table in force."""
+        self._again.heard()
+
+    def insist(self) -> None:
+        """Publish the table again where the server does not hold it; ever more rarely."""
+        if self._again.due:
+            self._announce_table()
+
+    def _announce_table(self) -> None:
+        self._again.said()
+        self._tables.publish(table_to_msg(self._node.engine.table))
 
     @property
     def name(self) -> str:
@@ -206,7 +225,7 @@ class Plans:
         self._node.get_logger().info(
             f'plan {before} {change}: {why}; {pick.why}')
         if new:
-            self._tables.publish(table_to_msg(table))
+            self._announce_table()
         self._name.publish(String(data=self.name))
 
     def _on_switch(self, table: PlanTable, before: int, pick: Pick) -> None:
@@ -227,12 +246,13 @@ class Plans:
 
     def look(self) -> None:
         """Look how many say what the link carries."""
-        publishers = self._node.count_publishers(self._bandwidth.topic_name)
-        if publishers > 1 and not self.switching.several:
-            self._node.get_logger().warning(
-                f'{publishers} publishers on {self._bandwidth.topic_name}: the least bandwidth '
-                'counts; stop all but one')
-        self.switching.several = publishers > 1
+        self._monitors.look()
+        self.switching.several = self._monitors.count > 1
+
+    @property
+    def trouble(self) -> str:
+        """What there is to say of those who publish the bandwidth, '' where it is one."""
+        return self._monitors.text
 
     def _on_hold(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         result = self._node.set_parameters([Parameter('hold', value=request.data)])[0]

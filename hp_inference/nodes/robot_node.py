@@ -19,6 +19,7 @@ from hp_inference.nodes.diagnostics import OK, Updater, WARN
 from hp_inference.nodes.images import from_compressed, from_image
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
+from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.nodes.params import ROBOT
 from hp_inference.nodes.plans import Plans
 from hp_inference.nodes.profiling import PROFILED, Profiling
@@ -81,6 +82,10 @@ class RobotNode(ModelNode):
         self.listen(CompressedImage, 'image/compressed',
                     lambda msg: self._on_image(msg, from_compressed), qos.IMAGES)
         self.server.listen()
+        self._robots = Neighbours(
+            self, self.resolve_topic_name('plan_table'), 'robot', 'Give each robot a namespace of '
+            'its own: on the same topics they answer the same images and hear what is meant for '
+            'each other')
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('inference', self._diagnose)
         self.timers_made = [self._every(self.params.log_every_s, self._log_statistics),
@@ -154,6 +159,7 @@ class RobotNode(ModelNode):
 
     def _look(self) -> None:
         self.server.look()
+        self._robots.look()
         self.plans.look()
 
     def _announce_profile(self) -> None:
@@ -237,9 +243,8 @@ class RobotNode(ModelNode):
             text = f'no result yet; waiting for {self.resolve_topic_name("image")}'
         if self.profiling.measuring:
             text = PROFILED
-        if self.server.servers > 1:
-            text = f'{self.server.servers} servers serve this robot; {text}'.rstrip('; ')
-        text = '; '.join(filter(None, (text, self.plans.refusal)))
+        text = '; '.join(filter(None, (self.server.trouble, self._robots.text, text,
+                                       self.plans.trouble, self.plans.refusal)))
         known = self.plans.switching.bandwidth()
         return WARN if text else OK, text or 'answering', {
             'model': self.layout.graph.model, 'model_digest': self.layout.graph.digest,

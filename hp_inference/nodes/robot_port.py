@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 import math
 import time
@@ -19,12 +20,15 @@ from hp_inference.nodes.convert import (
     chunk_from_msg,
     chunk_to_msg,
     digest_to_msg,
+    digests_to_msg,
     span_to_msg,
     table_from_msg,
 )
+from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.nodes.profiling import PROFILED
 from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
 from hp_inference.runtime import frames
+from hp_inference.runtime.load import Load
 from hp_inference.runtime.server import ServerEngine
 from hp_msgs.msg import (
     DeviceProfile,
@@ -61,7 +65,6 @@ class RobotPort:
         self.digest = NO_DIGEST
         self._newest: PlanTable | None = None
         self._warned_s: dict[str, float] = {}
-        self._alone = True  # no other server has been seen on these topics
         # Chunks and probes have senders of their own, which count them apart.
         self._chunk_receipts = Receipts(node.receiver)
         self._probe_receipts = Receipts(node.receiver)
@@ -78,6 +81,13 @@ class RobotPort:
         self._profile = self._publisher(DeviceProfile, 'server_profile', qos.LATCHED)
         self._subscribe(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS, overridable=True)
         self._subscribe(PlanTable, 'plan_table', self._on_table, qos.LATCHED)
+        self._others = (
+            Neighbours(node, self._status.topic_name, 'server', f'Each serves {self.name}, which '
+                       'needs one. Stop all others, or start them in a namespace of their own or '
+                       "without this robot in their parameter 'robots'"),
+            Neighbours(node, self.subscriptions[-1].topic_name, 'robot', 'Give each robot a '
+                       'namespace of its own: on the same topics they answer the same images and '
+                       'hear what is meant for each other'))
         self._subscribe(LinkReport, 'downlink_report', self._on_receipt, qos.RECEIPTS)
         self._subscribe(Probe, 'probe', self._on_probe, qos.RECEIPTS)
 
@@ -96,7 +106,8 @@ class RobotPort:
         """Say what is loaded and which table is in force."""
         graph, why_not = self.node.layout.graph, self.node.why_not
         self._status.publish(ServerStatus(
-            version=__version__, model=graph.model, model_digest=graph.digest,
+            server=self.node.receiver, version=__version__,
+            model=graph.model, model_digest=graph.digest,
             table_digest=digest_to_msg(self.digest),
             ready=not why_not and self.digest != NO_DIGEST, text=why_not or self.text,
             device=self.node.params.device))
@@ -105,23 +116,21 @@ class RobotPort:
         """Say what was measured."""
         self._profile.publish(profile)
 
-    def publish_load(self, load: ServerLoad) -> None:
-        """Say how busy the server is, and with it that it is there."""
-        self._load.publish(load)
+    def publish_load(self, load: Load) -> None:
+        """Say how busy the server is, and with it that it is there and what it holds."""
+        tables = [] if self.node.why_not else self.engine.tables
+        self._load.publish(ServerLoad(server=self.node.receiver, tables=digests_to_msg(tables),
+                                      device=self.node.params.device, **asdict(load)))
 
     def look_for_others(self) -> None:
-        """Warn when another server has the same robot: both then answer the same frames."""
-        alone = self.node.count_publishers(self._status.topic_name) <= 1
-        if self._alone and not alone:
-            own = self.node.get_fully_qualified_name()
-            names = [f'{info.node_namespace.rstrip("/")}/{info.node_name}' for info in
-                     self.node.get_publishers_info_by_topic(self._status.topic_name)]
-            names = sorted(set(names) - {own}) or [f'a second {own}']
-            self.node.get_logger().warning(
-                f'{", ".join(names)} serves {self.name}, too, on {self._status.topic_name}: the '
-                'robot can follow only one. Stop one of them, or start it in a namespace of its '
-                "own or without this robot in its parameter 'robots'")
-        self._alone = alone
+        """Warn when another server, or another robot, is on the same topics."""
+        for others in self._others:
+            others.look()
+
+    @property
+    def trouble(self) -> str:
+        """What there is to say of other servers and robots, '' when there are none."""
+        return '; '.join(filter(None, (others.text for others in self._others)))
 
     def close(self) -> None:
         """Stop computing and leave the topics."""
@@ -168,6 +177,10 @@ class RobotPort:
             self._warn('receipt', f'from {self.name}: {error}')
 
     def _on_table(self, msg: PlanTable) -> None:
+        if self.engine.renew(bytes(msg.digest)):  # a robot that was not sure says it again
+            self.text, self.digest = '', bytes(msg.digest)
+            self.announce()
+            return
         # Compiling a table takes its time; chunks must not wait for it.
         self._newest = msg
         self.node.worker.submit(partial(self._take_table, msg))

@@ -21,7 +21,7 @@ from hp_inference.runtime.load import Load, LoadMeter
 from hp_inference.runtime.prepared import Prepared
 from hp_inference.runtime.turns import Turns
 from hp_inference.split.shares import SERVER as SERVER_SIDE
-from hp_msgs.msg import DeviceProfile, ServerLoad
+from hp_msgs.msg import DeviceProfile
 
 LOAD_S = 0.5  # from one server_load to the next; a robot takes its absence for the server's
 
@@ -122,9 +122,8 @@ class ServerNode(ModelNode):
         if not self.active:
             return
         self.load = self._meter.read()
-        message = ServerLoad(device=self.params.device, **asdict(self.load))
         for port in self.ports:
-            port.publish_load(message)
+            port.publish_load(self.load)
             port.look_for_others()
 
     def _diagnose_load(self):
@@ -132,7 +131,7 @@ class ServerNode(ModelNode):
 
     def _diagnose(self, port: RobotPort):
         done = port.engine.frames
-        text = self.why_not or port.text
+        text = '; '.join(filter(None, (self.why_not or port.text, port.trouble)))
         return WARN if text else OK, text or 'serving', {
             'model': self.layout.graph.model, 'model_digest': self.layout.graph.digest,
             'plan_table': port.digest.hex(), 'frames_ok': done[frames.OK],

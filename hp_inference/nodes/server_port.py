@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from typing import TYPE_CHECKING
 
 import rclpy
@@ -18,8 +16,10 @@ from hp_inference.nodes.convert import (
     chunk_from_msg,
     chunk_to_msg,
     digest_from_msg,
+    digests_from_msg,
     span_from_msg,
 )
+from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
 from hp_inference.runtime import frames
 from hp_msgs.msg import FrameReport, LinkReport, ServerLoad, ServerStatus, TensorChunk
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 # Characters of a text from the server that are passed on.
 TEXT = 1000
-# After a server with another model has spoken it is asked who else is there, once.
-ASK_S = 1.5
 
 
 class ServerPort:
@@ -45,8 +43,6 @@ class ServerPort:
         self._log = node.get_logger()
         self.pacer = Pacer(node.params.limit_mbit_s)
         self._receipts = Receipts()
-        self._seen = 0  # servers
-        self._refusal, self._ask_s = '', math.inf  # when to ask anew who is there
         self._uplink = node.advertise(TensorChunk, 'uplink', qos.CHUNKS, overridable=True)
         self._report = node.advertise(LinkReport, 'downlink_report', qos.RECEIPTS)
 
@@ -56,9 +52,11 @@ class ServerPort:
         listen(TensorChunk, 'downlink', self._on_chunk, qos.CHUNKS)
         listen(FrameReport, 'frame_report', self._on_report, qos.REPORTS)
         listen(LinkReport, 'link_report', self._on_receipt, qos.RECEIPTS)
-        listen(ServerLoad, 'server_load', lambda msg: self._node.engine.server.alive(),
-               qos.METRICS)
-        self._status = listen(ServerStatus, 'server_status', self._on_status, qos.LATCHED)
+        listen(ServerLoad, 'server_load', self._on_load, qos.METRICS)
+        status = listen(ServerStatus, 'server_status', self._on_status, qos.LATCHED)
+        self._servers = Neighbours(
+            self._node, status.topic_name, 'server', 'Each of them computes every frame. Stop all '
+            'but one, or take this robot out of their parameter robots')
 
     def send(self, chunk, header) -> None:
         """Publish a chunk; on the engine's sending thread."""
@@ -68,27 +66,31 @@ class ServerPort:
     def look(self) -> None:
         """Look whether the server is still there, and the only one."""
         # A server that ends says nothing, and each frame sent to it would wait for its deadline.
-        there = self._node.count_publishers(self._status.topic_name)
-        if self._seen and not there:
+        before = self.servers
+        self._servers.look()
+        if before and not self.servers:
             self._node.engine.server.gone()
             self.pacer.reset()
             self._log.warning('server: it is gone')
-        if there and not self._seen:
-            self._node.engine.server.found()
-        if there > 1 >= self._seen:
-            self._log.warning(
-                f'{there} servers answer on {self._status.topic_name}: every one of them computes '
-                'every frame. Stop all but one, or take this robot out of their parameter robots')
-        # What was heard last may be from one that is gone by now, and those that stay say nothing.
-        if (0 < there < self._seen or time.monotonic() > self._ask_s) and self._node.active:
-            self._ask_s = math.inf
-            self._node.plans.announce()  # every server answers a table
-        self._seen = there
+        if self.servers:
+            self._insist()
 
     @property
     def servers(self) -> int:
         """How many servers were there when last looked."""
-        return self._seen
+        return self._servers.count
+
+    @property
+    def trouble(self) -> str:
+        """What there is to say of them where there are several."""
+        return self._servers.text
+
+    def _insist(self) -> None:
+        """Have the server know the table in force: what was said of it once may not hold now."""
+        if self._node.engine.server.holds(self._node.engine.table.digest):
+            self._node.plans.heard()
+        elif self._node.active:
+            self._node.plans.insist()
 
     def _on_chunk(self, msg: TensorChunk, info: dict) -> None:
         receipt = self._receipts.took(msg.session, msg.seq, len(msg.payload), msg.sent_s,
@@ -124,12 +126,14 @@ class ServerPort:
             text = (f'the server has {msg.model[:TEXT]!r} with digest {msg.model_digest[:12]}, '
                     f'this robot {graph.model!r} with {graph.digest[:12]}: give both the same '
                     'model, weights and input size')
-            if text != self._refusal:
-                self._ask_s = time.monotonic() + ASK_S
         elif msg.version != __version__:
             self._log.warning(f'the server runs hp_inference {msg.version}, this '
                                             f'robot {__version__}: run the same version on both')
-        self._refusal = '' if ready else text
         digest = digest_from_msg(msg.table_digest) if ready else b''
-        self._node.engine.server.holds(digest, text)
+        self._node.engine.server.status(msg.server, digest, text)
         self._log.info(f'server: {text or "ready, table " + digest.hex()[:12]}')
+        self._insist()
+
+    def _on_load(self, msg: ServerLoad) -> None:
+        self._node.engine.server.load(msg.server, digests_from_msg(msg.tables))
+        self._insist()

@@ -122,6 +122,20 @@ class ServerEngine:
         """Frames that have begun and not ended."""
         return len(self._sessions)
 
+    @property
+    def tables(self) -> list[bytes]:
+        """The digests of the tables under which frames are accepted, the newest last."""
+        with self._lock:
+            return list(self._tables)
+
+    def renew(self, digest: bytes) -> bool:
+        """Let a table count as the newest; return False where it is not held."""
+        with self._lock:
+            if digest not in self._tables:
+                return False
+            self._tables[digest] = self._tables.pop(digest)
+            return True
+
     def use(self, table: PlanTable) -> None:
         """
         Accept frames under a table; the last KEPT_TABLES stay accepted.

@@ -9,15 +9,18 @@ import pytest
 
 pytest.importorskip('rclpy')
 from fault_nodes import with_full_disk, with_jumping_clock  # noqa: E402
+import numpy as np  # noqa: E402
 import rclpy  # noqa: E402
 from ros_rig import Client, error_of, MODEL, NodeProcess, pixels, SIZE  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
+from hp_inference.nodes.convert import table_to_msg  # noqa: E402
 from hp_inference.split.plan import make_plan  # noqa: E402
 from hp_inference.split.table import PlanTable  # noqa: E402
 from hp_inference.split.table_json import Choice  # noqa: E402
-from hp_msgs.msg import Bandwidth, InferenceResult  # noqa: E402
+from hp_msgs.msg import Bandwidth, InferenceResult, ServerStatus  # noqa: E402
+from hp_msgs.msg import PlanTable as PlanTableMsg  # noqa: E402
 
 pytestmark = pytest.mark.ros
 TOLERANCE = 1e-5
@@ -161,8 +164,8 @@ def test_with_two_servers_every_answer_is_right_and_both_sides_say_so(rig):
     second = rig.start('server_node')
     try:
         second.says(UP)
-        rig.robot.says('2 servers answer on /server_status')
-        rig.server.says('serves the robot, too, on /server_status')
+        rig.robot.says('2 servers on /server_status: /server_node, /server_node')
+        rig.server.says('2 servers on /server_status: /server_node, /server_node')
         answers = rig.stream_for(1.0)
         assert any(map(together, answers))
         assert second.end() == 0
@@ -180,6 +183,41 @@ def test_a_second_server_with_another_model_leaves_nothing_behind_when_it_ends(r
     finally:
         second.close()
     rig.back(time.monotonic())
+
+
+def test_a_second_robot_that_comes_and_goes_leaves_nobody_alone(rig):
+    rig.stream(together)
+    second = rig.start('robot_node', plan='uniform:0.25')
+    try:
+        second.says('server: ready')
+        for node in (rig.server, rig.robot, second):
+            assert 'Give each robot a namespace of its own' in node.says('2 robots on /plan_table')
+        rig.stream_for(1.0)
+        assert second.end() == 0
+    finally:
+        second.close()
+    rig.back(time.monotonic())
+
+
+def test_messages_that_no_server_and_no_robot_sent_leave_nobody_alone(rig):
+    rig.stream(together)
+    node = rig.client.node
+    status = node.create_publisher(ServerStatus, 'server_status', qos.LATCHED)
+    tables = node.create_publisher(PlanTableMsg, 'plan_table', qos.LATCHED)
+    rig.client.until(lambda: status.get_subscription_count() >= 2
+                     and tables.get_subscription_count())
+    layout = open_model(ModelSpec(MODEL, (1, 3, SIZE, SIZE)))[1]
+    for number in range(5):  # as many as the server keeps, and one more
+        forged = table_to_msg(PlanTable(layout, [make_plan(f'layer:{number + 1}', layout)]))
+        tables.publish(forged)
+        rig.client.until(lambda: bytes(rig.client.statuses[-1].table_digest)
+                         == bytes(forged.digest))
+    since_s = time.monotonic()
+    status.publish(ServerStatus(ready=True, table_digest=np.full(32, 7, np.uint8)))
+    status.publish(ServerStatus(model='another', text='a lie'))
+    rig.back(since_s, 30.0)
+    for publisher in (status, tables):
+        node.destroy_publisher(publisher)
 
 
 def test_bandwidths_that_can_not_be_change_nothing(rig):

@@ -279,7 +279,8 @@ def test_a_plan_is_forced_by_its_name_and_no_other_name_is_taken(speaker):
 def test_with_two_publishers_the_least_bandwidth_counts_and_it_is_said_once(speaker):
     node, client, say = speaker
     other = client.node.create_publisher(Bandwidth, 'bandwidth', qos.METRICS)
-    client.until(lambda: '2 publishers on /bandwidth: the least bandwidth counts' in node.log)
+    client.until(lambda: '2 publishers on /bandwidth: /client, /client. The least bandwidth '
+                 'counts' in node.log)
     say(20.0)
     assert say(100.0).plan == 'uniform:0.75'
     client.node.destroy_publisher(other)

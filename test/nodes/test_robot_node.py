@@ -15,9 +15,10 @@ from sensor_msgs.msg import Image  # noqa: E402
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
 from hp_inference.nodes import robot_node as module  # noqa: E402
+from hp_inference.nodes.convert import digests_to_msg  # noqa: E402
 from hp_inference.nodes.diagnostics import WARN  # noqa: E402
 from hp_inference.nodes.robot_node import RobotNode  # noqa: E402
-from hp_inference.runtime import reach  # noqa: E402
+from hp_inference.runtime.reach import Again, FIRST_S  # noqa: E402
 from hp_msgs.msg import (  # noqa: E402
     FrameReport,
     FrameTimeline,
@@ -152,31 +153,72 @@ def test_a_server_that_goes_without_a_word_is_not_asked_any_more(robot):
     assert node.engine.server.why_not(node.engine.table.digest) == ''
 
 
-def test_a_server_whose_signs_of_life_stop_is_not_asked_until_they_come_again(make, monkeypatch):
+def test_a_server_whose_signs_of_life_stop_is_not_asked_until_they_come_again(make):
     node, client = make(deadline_s=0.3)
-    monkeypatch.setattr(reach, 'SILENT_S', 0.3)
+    node.engine.server.silent_s = 0.3
     server = Server(node, client)
     load = client.node.create_publisher(ServerLoad, 'server_load', qos.METRICS)
     client.until(load.get_subscription_count)
     server.say()
-    load.publish(ServerLoad())
-    client.until(lambda: node.engine.server._alive_s)
+    sign = ServerLoad(tables=digests_to_msg([node.engine.table.digest]))
+    load.publish(sign)
     client.spin(0.4)
     result = client.ask(client.image())
     assert result.fallback_reason == 'the server can not be reached: no sign of it for 0.3 s'
     assert not server.chunks and result.frames_late == 0
-    load.publish(ServerLoad())
+    load.publish(sign)
     client.until(lambda: client.ask(client.image()).frames_late == 1)
     assert server.chunks
+
+
+def test_what_a_server_never_said_is_forgotten_with_its_next_sign_of_life(robot):
+    node, client = robot
+    server = Server(node, client)
+    load = client.node.create_publisher(ServerLoad, 'server_load', qos.METRICS)
+    client.until(load.get_subscription_count)
+    server.say()
+    server.say(ready=False, text='a lie')
+    assert client.ask(client.image()).fallback_reason == 'a lie'
+    digest = node.engine.table.digest
+    load.publish(ServerLoad(tables=digests_to_msg([b'\7' * 32, digest])))
+    client.until(lambda: node.engine.server.why_not(digest) == '')
+
+
+def test_a_server_that_lacks_the_table_is_told_it_again_and_ever_more_rarely(robot):
+    node, client = robot
+    tables = []
+    client.node.create_subscription(PlanTable, 'plan_table', tables.append, qos.LATCHED)
+    client.until(lambda: tables)
+    node.plans._again = again = Again()  # nothing was said yet
+    server = Server(node, client)
+    server.say(table_digest=np.full(32, 7, np.uint8))
+    client.until(lambda: len(tables) == 2)
+    assert bytes(tables[-1].digest) == node.engine.table.digest
+    assert client.ask(client.image()).fallback_reason == 'the server holds another plan table'
+    client.until(lambda: len(tables) == 4)
+    assert again._wait_s > FIRST_S
+    server.say()
+    client.until(lambda: again._wait_s == FIRST_S)
+
+
+def test_a_second_robot_in_the_namespace_is_warned_about_by_name(robot):
+    node, client = robot
+    assert 'robots on' not in node._diagnose()[1]
+    other = client.node.create_publisher(PlanTable, 'plan_table', qos.LATCHED)
+    client.until(lambda: 'warning: 2 robots on /plan_table: /client, /robot_node. Give each '
+                 in node.log)
+    assert '2 robots on /plan_table: /client, /robot_node' in node._diagnose()[1]
+    client.node.destroy_publisher(other)
+    client.until(lambda: 'robots on' not in node._diagnose()[1])
 
 
 def test_two_servers_are_warned_about_once_and_in_the_diagnostics(robot):
     node, client = robot
     server, other = Server(node, client), Server(node, client)
     client.until(lambda: node.server.servers == 2)
-    warned = [line for line in node.log.lines if '2 servers answer on /server_status' in line]
+    warned = [line for line in node.log.lines if '2 servers on /server_status: /client' in line]
     assert len(warned) == 1 and 'Stop all but one' in warned[0]
-    assert node._diagnose()[0] == WARN and '2 servers serve this robot' in node._diagnose()[1]
+    assert node._diagnose()[0] == WARN and '2 servers on /server_status' in node._diagnose()[1]
     for each in (server, other):
         client.node.destroy_publisher(each.status)
 

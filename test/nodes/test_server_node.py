@@ -15,7 +15,7 @@ from ros_rig import MODEL, SIZE  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
-from hp_inference.nodes.convert import digest_to_msg  # noqa: E402
+from hp_inference.nodes.convert import digest_to_msg, digests_from_msg  # noqa: E402
 from hp_inference.nodes.receipts import arrived_s  # noqa: E402
 from hp_inference.nodes.server_node import ServerNode  # noqa: E402
 from hp_inference.runtime.executor import Executor  # noqa: E402
@@ -132,10 +132,36 @@ def test_a_table_that_can_not_be_used_is_refused_and_the_one_before_stays(make, 
     assert not status.ready and text in status.text
     assert 'error: plan table of the robot refused: ' in node.log
     assert robot.give(table).ready
-    status = robot.give(table, **changes)
+    status = robot.give(table, **{'digest': digest_to_msg(b'\7' * 32), **changes})
     assert status.ready and bytes(status.table_digest) == table.digest and text in status.text
     robot.send(table)
     assert client.until(lambda: robot.reports)[0].status == FrameReport.STATUS_OK
+
+
+def test_a_table_that_is_held_is_agreed_to_again_without_being_read(make, layout, table):
+    node, client = make()
+    robot = Robot(node, client)
+    newer = assemble(layout, 'uniform:0.25')
+    assert robot.give(table).ready and robot.give(newer).ready
+    status = robot.give(table, json='')
+    assert (status.ready, status.text) == (True, '')
+    assert bytes(status.table_digest) == table.digest
+
+
+def test_signs_of_life_say_under_which_tables_frames_are_taken(make, layout, table):
+    node, client = make()
+    robot = Robot(node, client)
+    newer = assemble(layout, 'uniform:0.25')
+
+    def held():
+        return digests_from_msg(robot.loads[-1].tables) if robot.loads else None
+    client.until(lambda: held() == [])
+    for each in (table, newer):
+        assert robot.give(each).server == node.receiver
+    client.until(lambda: held() == [table.digest, newer.digest])
+    assert robot.loads[-1].server == node.receiver
+    robot.give(table, json='')
+    client.until(lambda: held() == [newer.digest, table.digest])
 
 
 def test_whatever_goes_wrong_with_a_table_is_said(make, table, monkeypatch):
@@ -363,15 +389,16 @@ def test_its_load_comes_twice_a_second_to_each_robot_also_while_it_computes(make
 def test_another_server_of_the_same_robot_is_warned_about_once_with_the_fix(make):
     node, client = make(robots=['', 'r2'])
     client.spin(1.2)
-    assert not [line for line in node.log.lines if 'Stop one of them' in line]
+    assert not [line for line in node.log.lines if 'Stop all others' in line]
     other = client.node.create_publisher(ServerStatus, 'r2/server_status', qos.LATCHED)
-    client.until(lambda: 'Stop one of them' in node.log)
+    client.until(lambda: 'Stop all others' in node.log)
     client.spin(1.2)
-    warned = [line for line in node.log.lines if 'Stop one of them' in line]
+    warned = [line for line in node.log.lines if 'Stop all others' in line]
     assert len(warned) == 1
-    assert warned[0].startswith('warning: /client serves r2, too, on /r2/server_status: the robot')
+    assert warned[0].startswith('warning: 2 servers on /r2/server_status: /client, /server_node. ')
+    assert '2 servers on /r2/server_status' in node._diagnose(node.ports[1])[1]
     client.node.destroy_publisher(other)
-    client.until(lambda: node.ports[1]._alone)
+    client.until(lambda: not node.ports[1].trouble)
 
 
 def test_robots_with_one_table_share_what_it_takes(make, table):

@@ -3,6 +3,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -87,6 +89,40 @@ def test_while_it_starts_and_while_it_waits(tmp_path, model):
     finally:
         for node in nodes:
             node.close()
+
+
+HANGING = """
+import ctypes, sys
+from hp_inference.nodes import managed
+from hp_inference.nodes.bandwidth_monitor_node import BandwidthMonitorNode
+
+class Hanging(BandwidthMonitorNode):
+    def destroy_node(self):
+        ctypes.PyDLL(None).sleep(1000)  # as in the middleware: the interpreter is never given away
+
+managed.LEAVE_S = 0.5
+sys.exit(managed.run(Hanging))
+"""
+
+
+def test_a_middleware_that_never_lets_go_does_not_keep_the_process(tmp_path):
+    log = tmp_path / 'log'
+    with open(log, 'wb') as file:
+        process = subprocess.Popen([sys.executable, '-c', HANGING, '--ros-args', '-p',
+                                    'autostart:=true'], stdout=file, stderr=file)
+    try:
+        rclpy.init()
+        node = rclpy.create_node('looker')
+        end = time.monotonic() + 60
+        while 'bandwidth_monitor_node' not in node.get_node_names():
+            assert process.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(60) == 1
+        assert 'in destroy_node' in log.read_text()  # where it hung is said
+    finally:
+        process.kill()
+        rclpy.try_shutdown()
 
 
 # In this process, at moments that are hard to hit from outside

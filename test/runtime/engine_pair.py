@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+import math
 import queue
 import threading
 import time
@@ -77,15 +78,17 @@ class Pair:
     def agree(self, plans: PlanTable) -> None:
         """Let the server take a table and the robot know."""
         self.server.use(plans)
-        self.robot.server.holds(plans.digest)
+        self.robot.server.status(0, plans.digest)
 
     def new_server(self) -> ServerEngine:
         return ServerEngine(self.layout, self._down, self._report, **self.server_options)
 
     def new_robot(self, plans: PlanTable, deadline_s: float, retry_s: float,
                   **more) -> RobotEngine:
-        return RobotEngine(self.layout, plans, self._up, self.results.put,
-                           lambda *drop: self.drops.append(drop), deadline_s, retry_s, **more)
+        robot = RobotEngine(self.layout, plans, self._up, self.results.put,
+                            lambda *drop: self.drops.append(drop), deadline_s, retry_s, **more)
+        robot.server.silent_s = math.inf  # nobody gives signs of life here
+        return robot
 
     def ask(self, seed: int = 0) -> FrameResult:
         """Return the answer to an image, proven right."""

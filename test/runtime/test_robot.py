@@ -135,7 +135,7 @@ def test_a_new_table_is_followed_once_the_server_holds_it(pair, layout):
 def test_without_a_server_the_robot_answers_alone_and_says_why(pair):
     sides = pair('uniform:0.5', connected=False)
     assert sides.ask().fallback_reason == 'no server has been heard of'
-    sides.robot.server.holds(b'', 'the server has another model')
+    sides.robot.server.status(0, b'', 'the server has another model')
     result = sides.ask(1)
     assert (result.fallback_reason, result.computed_on) == ('the server has another model', ROBOT)
     assert result.sent_bytes == 0
@@ -153,8 +153,8 @@ def test_an_agreement_ends_the_time_alone_at_once(pair):
     assert sides.ask(1).fallback_reason == 'the server left the last frame alone'
     sides.down = lambda chunk: [chunk]
     sides.robot.deadline_s = WAIT_S
-    sides.robot.server.holds(b'')
-    sides.robot.server.holds(sides.robot.table.digest)
+    sides.robot.server.status(0, b'')
+    sides.robot.server.status(0, sides.robot.table.digest)
     assert not sides.ask(2).fallback
 
 
@@ -315,7 +315,7 @@ def test_a_robot_that_starts_anew_has_a_session_of_its_own(pair):
     old.close()
     sides.up = lambda chunk: [chunk]
     sides.robot = sides.new_robot(plans, WAIT_S, 0.0)
-    sides.robot.server.holds(plans.digest)
+    sides.robot.server.status(0, plans.digest)
     assert sides.robot.session != old.session
     result = sides.ask(1)
     assert (result.frame, result.fallback) == (0, False)
