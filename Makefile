@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-core test-planner demo bench lab lint clean
+.PHONY: help setup build test test-long test-core test-planner demo bench lab lint clean
 
-# The built packages, a ROS domain for this run alone, no talk beyond this host, and one thread for
-# each of the processes that share the machine's cores.
-run = . ./env.bash && export ROS_DOMAIN_ID=$$(($$$$ % 100 + 1)) \
-	ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST OMP_NUM_THREADS=1 &&
+# The built packages, and one thread for each of the processes that share the machine's cores.
+run = . ./env.bash && export OMP_NUM_THREADS=1 &&
+# A command in a ROS domain for this run alone, without talk beyond this host.
+alone = python test/own_domain.py
 
 help:
 	@echo 'make demo       set everything up and run the main job between two ROS 2 processes'
-	@echo 'make test       set everything up and run all tests'
+	@echo 'make test       set everything up and run all tests but the long ones'
+	@echo 'make test-long  the tests that take too long for make test'
 	@echo 'make test-core  the tests of hp_inference that need no ROS'
 	@echo 'make test-planner  the tests of hp_planner that need no ROS'
 	@echo 'make bench      every measurement in bench/, short (ARGS= for other options)'
@@ -27,33 +28,24 @@ setup:
 build:
 	@.ci/build.sh
 
-# Two processes for what only computes; one at a time for what starts nodes of its own. Selecting
-# none of one by ARGS (pytest's status 5) is no failure.
-computing = python -m pytest -m 'not ros' -n 2 --dist worksteal --ignore test/lab --ignore test/nodes $(ARGS)
-core = $(computing) --ignore test/planner --ignore test/bench || [ $$? = 5 ]
-planner = $(computing) test/planner test/bench || [ $$? = 5 ]
-ros = python -m pytest -m ros --ignore test/lab $(ARGS) || [ $$? = 5 ]
-lab = python -m pytest test/lab $(ARGS) || [ $$? = 5 ]
-
 test: build
-	@$(run) python -c 'import hp_inference.nodes' && { $(core); } && { $(planner); } && { $(ros); } \
-		&& { $(lab); }
+	@$(run) .ci/test.sh 'not long' core planner ros lab -- $(ARGS)
 
-test-core: setup
-	@PATH="$$PWD/.venv/bin:$$PATH" OMP_NUM_THREADS=1 && export PATH OMP_NUM_THREADS && { $(core); }
+test-long: build
+	@$(run) .ci/test.sh long core planner ros lab -- $(ARGS)
 
-test-planner: setup
-	@PATH="$$PWD/.venv/bin:$$PATH" OMP_NUM_THREADS=1 && export PATH OMP_NUM_THREADS && { $(planner); }
+test-core test-planner: setup
+	@PATH="$$PWD/.venv/bin:$$PATH" .ci/test.sh 'not long' $(@:test-%=%) -- $(ARGS)
 
 demo: build
-	@$(run) python examples/demo.py $(ARGS)
+	@$(run) $(alone) python examples/demo.py $(ARGS)
 
 bench: build
-	@$(run) for script in bench/[!_]*.py; do python "$$script" $(or $(ARGS),--quick) || exit; done
+	@$(run) for script in bench/[!_]*.py; do $(alone) python "$$script" $(or $(ARGS),--quick) || exit; done
 
 lab: build
 	@.ci/lab.sh
-	@$(run) { $(lab); }
+	@$(run) .ci/test.sh 'not long' lab -- $(ARGS)
 
 lint: setup
 	@.venv/bin/python -m ruff check $(ARGS) .

@@ -10,6 +10,7 @@ from pathlib import Path
 import platform
 import random
 from statistics import median
+import sys
 import time
 
 import torch
@@ -21,6 +22,15 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument('--json', type=Path, help='write the figures to this file as well')
     options.add_argument('--quick', action='store_true', help='few repeats, for a first look')
     return options
+
+
+def ros_domain() -> str:
+    """Return the caller's ROS domain; where it names none, one that no other run here uses."""
+    if not os.environ.get('ROS_DOMAIN_ID'):
+        sys.path.append(str(Path(__file__).resolve().parent.parent / 'test'))
+        from own_domain import take
+        take()
+    return os.environ['ROS_DOMAIN_ID']
 
 
 def machine() -> dict:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 
+from _common import ros_domain
 from _soak_model import MEAN, MODEL, SHAPE, STD
 
 from hp_inference.link.dds import environment
@@ -136,7 +137,7 @@ class Hosts:
         here = _ThisHost()
         self.near, self.far = (self.lab.robot, self.lab.server) if self.lab else (here, here)
         self.env = {**os.environ, 'OMP_NUM_THREADS': '1',
-                    'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '94')}
+                    'ROS_DOMAIN_ID': ros_domain()}
         if self.lab:
             self.env.pop('ROS_AUTOMATIC_DISCOVERY_RANGE', None)
             self.env.update(environment(self.env, RMW))

@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 
+from _common import ros_domain
+
 from hp_inference.link.dds import environment
 from hp_inference.split.source import assemble
 from hp_inference.split.table import PlanTable
@@ -175,7 +177,7 @@ class TwoHosts:
 
     def _environment(self) -> dict[str, str]:
         env = host_environment({**os.environ, 'OMP_NUM_THREADS': '1',
-                                'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '93')})
+                                'ROS_DOMAIN_ID': ros_domain()})
         return {**env, **environment(env, RMW)}
 
 

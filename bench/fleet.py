@@ -18,7 +18,7 @@ from statistics import median
 import subprocess
 import sys
 
-from _common import finish, parser, table
+from _common import finish, parser, ros_domain, table
 import numpy as np
 
 MODEL, SIZE, PLAN = 'torchvision:resnet18', 224, 'full_offload'
@@ -51,7 +51,7 @@ def measure(count: int, seconds: float, flooding: int = 0, places: int = 1) -> d
     """Return the figures of a fleet on a server of its own."""
     names = [f'r{i}' for i in range(count)]
     env = {**os.environ, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'OMP_NUM_THREADS': '1',
-           'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '92')}
+           'ROS_DOMAIN_ID': ros_domain()}
     params = {'model': MODEL, 'input': [1, 3, SIZE, SIZE], 'threads': 1, 'robots': names,
               'compute_places': places}
     server = subprocess.Popen(

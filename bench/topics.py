@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 
-from _common import finish, parser, table
+from _common import finish, parser, ros_domain, table
 import numpy as np
 import torch
 
@@ -208,7 +208,7 @@ def main() -> None:
     rows, figures = [], {}
     for name, extra in TRANSPORTS.items():
         env = {**os.environ, **extra, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-               'ROS_DOMAIN_ID': os.environ.get('ROS_DOMAIN_ID', '91')}
+               'ROS_DOMAIN_ID': ros_domain()}
         receiver = subprocess.Popen([sys.executable, __file__, '--role', 'receive'], env=env)
         try:
             output = subprocess.run(

@@ -3,15 +3,22 @@
 
 import importlib
 import os
+from pathlib import Path
 
+import hypothesis
+import own_domain
 import pytest
 
 # A ROS domain of its own for every run, and no talk beyond this host: a robot on the same network
 # must not hear the tests. One thread for each of the processes that share the machine's cores; it
 # counts only if set before PyTorch is imported.
-os.environ['ROS_DOMAIN_ID'] = str(os.getpid() % 100 + 1)
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+own_domain.take()
 os.environ['OMP_NUM_THREADS'] = '1'
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile(
+    'any machine', deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile('any machine')
 
 collect_ignore = []
 try:
@@ -24,6 +31,7 @@ except ImportError as error:
 
 def pytest_addoption(parser):
     parser.addoption('--traces', help='folder with recorded Wi-Fi traces, wifi_*.csv')
+    parser.addoption('--summary', type=Path, help='file to which a run adds how it went, short')
 
 
 def pytest_report_header():
@@ -36,3 +44,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker('ros')
         if no_ros and item.get_closest_marker('ros'):
             item.add_marker(pytest.mark.skip(reason=no_ros))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say on a line how many tests came out how, and name those that failed, one a line."""
+    if config.option.summary is None:
+        return
+    came_out = {kind: terminalreporter.stats.get(kind, ())
+                for kind in ('passed', 'failed', 'error', 'skipped', 'xfailed', 'xpassed')}
+    counts = ', '.join(f'{len(reports)} {kind}' for kind, reports in came_out.items() if reports)
+    with open(config.option.summary, 'a', encoding='utf-8') as file:
+        file.write(f'{counts or "no test ran"}\n')
+        for report in (*came_out['failed'], *came_out['error']):
+            file.write(f'    {report.nodeid}\n')

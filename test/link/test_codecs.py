@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 import torch
+from waits import WAIT_S
 import zstandard
 
 from hp_inference.link.codecs import check_payload, decode_into, encode, SliceEncoder
@@ -248,5 +249,5 @@ def test_threads_encode_and_decode_independently():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(WAIT_S)
     assert not wrong and not any(thread.is_alive() for thread in threads)

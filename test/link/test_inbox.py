@@ -9,6 +9,7 @@ from zlib import crc32
 
 import pytest
 import torch
+from waits import WAIT_S
 
 from hp_inference.link import inbox as inbox_module
 from hp_inference.link.chunks import chunk_slice
@@ -215,7 +216,7 @@ def test_get_waits_for_the_rows():
     thread.join(0.05)
     assert thread.is_alive()
     inbox.put(chunks[2])
-    thread.join(5)
+    thread.join(WAIT_S)
     assert torch.equal(outcome[0], TENSOR)
 
 
@@ -233,7 +234,7 @@ def test_a_passed_deadline_names_the_missing_rows():
     start = time.monotonic()
     with pytest.raises(DeadlinePassed) as passed:
         inbox.get(11, 4, 8, start + 0.05)
-    assert 0.05 <= time.monotonic() - start < 2
+    assert time.monotonic() - start >= 0.05
     assert 'value 11 rows [4, 8) are missing: 1 of 3 chunks came' in str(passed.value)
     error = passed.value
     assert (error.value_id, error.row_begin, error.row_end) == (11, 4, 8)
@@ -251,7 +252,7 @@ def test_abort_wakes_everybody_who_waits_and_stops_who_comes_later():
     inbox.abort('server is gone')
     inbox.abort('a later reason')
     for thread, outcome in waiters:
-        thread.join(5)
+        thread.join(WAIT_S)
         assert isinstance(outcome[0], Aborted) and outcome[0].reason == 'server is gone'
     with pytest.raises(Aborted, match='frame aborted: server is gone'):
         inbox.get(11, 4, 8)
@@ -280,10 +281,10 @@ def test_many_threads_put_every_chunk_and_all_waiters_get_the_slices():
 
     putters = [in_thread(lambda seed=seed: put_all(seed)) for seed in range(4)]
     for thread, outcome in putters:
-        thread.join(30)
+        thread.join(WAIT_S)
         assert outcome == [None]
     for value, (thread, outcome) in waiters:
-        thread.join(5)
+        thread.join(WAIT_S)
         assert torch.equal(outcome[0], tensors[value])
     assert inbox.complete and inbox.duplicates == 3 * len(chunks)
     assert inbox.received_bytes == sum(len(chunk.payload) for chunk in chunks)
@@ -299,18 +300,18 @@ def test_a_repeat_that_comes_while_a_damaged_chunk_is_decoded_is_not_lost(monkey
     def slow_and_bad(*_):
         monkeypatch.setattr(inbox_module, 'decode_into', real)
         decoding.set()
-        go_on.wait(5)
+        assert go_on.wait(WAIT_S)
         raise BadChunk('damaged')
 
     monkeypatch.setattr(inbox_module, 'decode_into', slow_and_bad)
     first, first_outcome = in_thread(lambda: inbox.put(chunk))
-    assert decoding.wait(5)
+    assert decoding.wait(WAIT_S)
     second, second_outcome = in_thread(lambda: inbox.put(chunk))
     second.join(0.05)
     assert second.is_alive()
     go_on.set()
-    first.join(5)
-    second.join(5)
+    first.join(WAIT_S)
+    second.join(WAIT_S)
     assert isinstance(first_outcome[0], BadChunk) and second_outcome == [True]
     assert torch.equal(inbox.get(12, 0, 1), numbers)
 
@@ -323,14 +324,14 @@ def test_decoding_does_not_hold_the_lock(monkeypatch):
     def slow(*arguments):
         monkeypatch.setattr(inbox_module, 'decode_into', real)
         decoding.set()
-        assert go_on.wait(5)
+        assert go_on.wait(WAIT_S)
         real(*arguments)
 
     monkeypatch.setattr(inbox_module, 'decode_into', slow)
     thread, outcome = in_thread(lambda: inbox.put(make_chunks()[0]))
-    assert decoding.wait(5)
+    assert decoding.wait(WAIT_S)
     inbox.put(make_chunks('none', torch.arange(10).reshape(1, 10), OTHER)[0])
-    assert inbox.get(12, 0, 1, time.monotonic() + 1).shape == (1, 10)
+    assert inbox.get(12, 0, 1, time.monotonic() + WAIT_S).shape == (1, 10)
     go_on.set()
-    thread.join(5)
+    thread.join(WAIT_S)
     assert outcome == [True]

@@ -25,6 +25,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 import torch
+from waits import WAIT_S
 
 from hp_inference.graph.capture import as_image_model, Preprocessing
 from hp_inference.graph.models import load_model
@@ -35,7 +36,6 @@ from hp_msgs.msg import FrameMetrics, InferenceResult, ServerStatus
 
 MODEL = f'{Path(__file__).with_name("tiny_model.py")}:net'
 SIZE = 64
-WAIT_S = 30.0
 # Of nodes that must answer by themselves also when the machine is busy with something else.
 DEADLINE_S = 5.0
 
@@ -86,7 +86,7 @@ class NodeProcess:
             time.sleep(0.02)
         return found.group()
 
-    def end(self, number: int = signal.SIGTERM, seconds: float = 5.0) -> int:
+    def end(self, number: int = signal.SIGTERM, seconds: float = WAIT_S) -> int:
         """Send a signal and return the exit status, which must come in time."""
         self.process.send_signal(number)
         try:

@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node that measures the link, against a server that answers probes at a made-up rate."""
+"""
+The node that measures the link, against a server that answers probes at a made-up rate.
+
+How soon it says what is shown in simulated time, that it says it on its topics in real time.
+"""
 
 from array import array
 from collections import deque
 import math
-from statistics import median
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+from simulated_link import Link
 
 pytest.importorskip('rclpy')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from ros_rig import NodeProcess  # noqa: E402
+from ros_rig import NodeProcess, WAIT_S  # noqa: E402
 
 from hp_inference.link.receipts import Receipt, Receipts  # noqa: E402
-from hp_inference.nodes import qos  # noqa: E402
+from hp_inference.nodes import bandwidth_monitor_node, qos  # noqa: E402
 from hp_inference.nodes.bandwidth_monitor_node import BandwidthMonitorNode  # noqa: E402
 from hp_inference.nodes.receipts import receipt_to_msg  # noqa: E402
 from hp_msgs.msg import Bandwidth, LinkReport, Probe  # noqa: E402
@@ -47,14 +52,12 @@ class Server:
     def last(self) -> Bandwidth | None:
         return self.bandwidths[-1] if self.bandwidths else None
 
-    def says(self, mbit_s, seconds=3.0, rel=0.25, **fields):
-        """Wait for a bandwidth of about this and return how long it took."""
-        began = time.monotonic()
+    def says(self, mbit_s, seconds=WAIT_S, rel=0.25, **fields):
+        """Wait for a bandwidth of about this."""
         self.bandwidths.clear()
         self.client.until(lambda: self.last and math.isclose(
             self.last.bytes_per_s, mbit_s * MBIT, rel_tol=rel, abs_tol=1.0) and all(
                 getattr(self.last, name) == value for name, value in fields.items()), seconds)
-        return time.monotonic() - began
 
     def carry(self, session, seq, nbytes, sent_s, last, left_s):
         """``left_s`` is the time of day when it was handed to the link."""
@@ -85,56 +88,151 @@ def make(node_here):
     return make
 
 
-def test_probes_tell_what_an_idle_link_carries(make):
-    node, server = make(20.0)
-    assert server.says(20.0, source='probe') < 2.0
-    server.client.spin(0.6)
-    now = server.last
-    assert 0.7 * now.bytes_per_s <= now.low_bytes_per_s <= now.bytes_per_s
-    assert 0.0 < now.round_trip_s < 0.1 and 0.0 <= now.age_s < 1.0
-    assert 3 <= len(server.bandwidths) <= 15
+class Simulated:
+    """Nodes on a link in simulated time, and what each said of it, with when [s]."""
+
+    def __init__(self, monkeypatch, node_here):
+        self.link, self.nodes, self.said, self.probed = Link(self._rate, late_s=0.001), [], [], []
+        self._mbit_s, self._node_here = 0.0, node_here
+        monkeypatch.setattr(bandwidth_monitor_node, 'time',
+                            SimpleNamespace(monotonic=lambda: self.link.now))
+        monkeypatch.setattr(BandwidthMonitorNode, '_every',
+                            lambda node, *args: self._every(node, *args))
+        monkeypatch.setattr(BandwidthMonitorNode, '_stop',
+                            lambda node, name: node.timers_made.pop(name, None))
+
+    def start(self, mbit_s, **params):
+        """Have the node probe a link of this rate; return it."""
+        self._mbit_s = mbit_s
+        node, _ = self._node_here(BandwidthMonitorNode, {}, True, **params)
+        return self.join(node)
+
+    def join(self, node):
+        """Have an active node use the link in place of its topics; return it."""
+        self.nodes.append(node)
+        node._probe.publish = lambda msg: (
+            self.probed.append((self.link.now, len(msg.payload))),
+            self.send(node, msg.session, msg.seq, len(msg.payload), msg.sent_s, msg.last))
+        node._bandwidth.publish = lambda msg: self.said.append((self.link.now, msg))
+        return node
+
+    def send(self, node, session, seq, nbytes, sent_s, last):
+        """Put something on the link whose receipt is the node's."""
+        if self._mbit_s:
+            self.link.send(seq, nbytes, last,
+                           lambda receipt: node._on_receipt(receipt_to_msg(receipt)),
+                           session=session, sent_s=sent_s)
+
+    def run(self, seconds, mbit_s=None):
+        """Let time pass, from now on at another rate."""
+        self._mbit_s = self._mbit_s if mbit_s is None else mbit_s
+        self.link.run(self.link.now + seconds)
+
+    def from_then_on(self, begin, mbit_s, rel=0.25, **fields):
+        """Fail unless from a time on all that was said was this."""
+        said = [msg for when, msg in self.said if when >= begin]
+        assert said
+        for msg in said:
+            assert msg.bytes_per_s == pytest.approx(mbit_s * MBIT, rel=rel, abs=1.0)
+            assert all(getattr(msg, name) == value for name, value in fields.items())
+        return said
+
+    def _rate(self, now):
+        return self._mbit_s
+
+    def _every(self, node, name, period_s, callback):
+        turn = object()
+
+        def call():
+            if node.timers_made.get(name) is turn:
+                self.link.at(self.link.now + period_s, call)
+                callback()
+        node.timers_made[name] = turn
+        self.link.at(self.link.now + period_s, call)
+
+
+@pytest.fixture
+def simulated(monkeypatch, node_here):
+    return Simulated(monkeypatch, node_here)
+
+
+def test_probes_tell_within_two_seconds_what_an_idle_link_carries(simulated):
+    simulated.start(20.0)
+    simulated.run(5.0)
+    said = simulated.from_then_on(2.0, 20.0, source='probe')
+    for now in said:
+        assert 0.7 * now.bytes_per_s <= now.low_bytes_per_s <= now.bytes_per_s
+        assert 0.0 < now.round_trip_s < 0.1 and 0.0 <= now.age_s < 1.0
+    assert 5 * 3 <= len(said) <= 5 * 15
 
 
 @pytest.mark.parametrize(('before', 'after'), [(40.0, 8.0), (8.0, 40.0)])
-def test_a_step_is_followed_by_probes_alone(make, before, after):
-    node, server = make(before)
-    server.says(before)
-    server.mbit_s = after
-    assert server.says(after) < 2.0
+def test_a_step_is_followed_within_two_seconds_by_probes_alone(simulated, before, after):
+    simulated.start(before)
+    simulated.run(3.0)
+    simulated.from_then_on(2.0, before)
+    simulated.run(4.0, after)
+    simulated.from_then_on(5.0, after)
 
 
-def test_silence_is_noticed_and_so_is_its_end(make):
-    node, server = make(20.0)
-    server.says(20.0)
-    server.mbit_s = 0.0
-    assert server.says(0.0, source='silence') < 1.0
-    assert server.last.low_bytes_per_s == 0.0
-    assert 'nothing gets through' in node.log
-    server.mbit_s = 10.0
-    assert server.says(10.0, source='probe') < 1.0
+def test_silence_is_noticed_within_a_second_and_so_is_its_end(simulated):
+    node = simulated.start(20.0)
+    simulated.run(3.0)
+    simulated.run(3.0, 0.0)
+    said = simulated.from_then_on(4.0, 0.0, source='silence')
+    assert {msg.low_bytes_per_s for msg in said} == {0.0}
+    assert 'nothing gets through' in node.log and 'the link is back' not in node.log
+    simulated.run(3.0, 10.0)
+    simulated.from_then_on(7.0, 10.0, source='probe')
     assert 'the link is back' in node.log
 
 
-def test_without_a_server_there_is_silence(make):
-    node, server = make(0.0)
-    assert server.says(0.0, source='silence') < 1.5
+def test_without_a_server_there_is_silence(simulated):
+    simulated.start(0.0)
+    simulated.run(3.0)
+    simulated.from_then_on(1.5, 0.0, source='silence')
 
 
-def test_receipts_of_traffic_make_trains_of_probes_needless(make):
-    node, server = make(16.0)
-    server.says(16.0)
-    seq = 0
-    end = time.monotonic() + 1.5
-    server.probed.clear()
-    while time.monotonic() < end:
-        for piece in range(3):
-            seq += 1
-            server.carry(99, seq, 30_000, time.monotonic(), piece == 2, time.time())
-        server.client.spin(0.1)
-    assert server.last.source == 'traffic'
-    assert server.last.bytes_per_s == pytest.approx(16 * MBIT, rel=0.15)
-    late = [nbytes for when, nbytes in server.probed if when > end - 1.0]
+def test_receipts_of_traffic_make_trains_of_probes_needless(simulated):
+    node = simulated.start(16.0)
+    simulated.run(3.0)
+    for index in range(60):
+        simulated.link.at(3.0 + 0.1 * (index // 3), lambda seq=index + 1: simulated.send(
+            node, 99, seq, 30_000, simulated.link.now, seq % 3 == 0))
+    simulated.run(2.0)
+    simulated.from_then_on(4.0, 16.0, 0.15, source='traffic')
+    late = [nbytes for when, nbytes in simulated.probed if when > 4.0]
     assert late and max(late) < 1000  # only to hear whether the link is there
+
+
+def test_two_monitors_at_once_both_tell_the_truth(simulated):
+    node = simulated.start(20.0)
+    other = BandwidthMonitorNode()
+    other.get_logger = lambda: node.log
+    try:
+        assert other.trigger_configure() == other.trigger_activate() == SUCCESS
+        simulated.join(other)
+        simulated.run(6.0)
+        assert len(simulated.from_then_on(2.0, 20.0)) > 2 * 4 * 3
+    finally:
+        other.cleanup()
+        other.destroy_node()
+
+
+def test_a_limit_makes_the_link_look_that_slow_from_the_next_probe_on(simulated):
+    node = simulated.start(1000.0, limit_mbit_s=10.0)
+    for begin, limit, source in ((0.0, 10.0, 'probe'), (4.0, 0.001, 'silence'),
+                                 (8.0, 40.0, 'probe')):
+        assert node.set_parameters([Parameter('limit_mbit_s', value=limit)])[0].successful
+        simulated.run(4.0)
+        simulated.from_then_on(begin + 2.0, limit if limit > 1 else 0.0, source=source)
+
+
+def test_what_probes_tell_goes_out_on_the_topics_and_so_does_a_change(make):
+    node, server = make(20.0)
+    for mbit_s, source in ((20.0, 'probe'), (8.0, 'probe'), (0.0, 'silence'), (10.0, 'probe')):
+        server.mbit_s = mbit_s
+        server.says(mbit_s, source=source)
 
 
 def test_wrong_receipts_are_warned_about_and_strange_ones_do_no_harm(make):
@@ -157,38 +255,10 @@ def test_wrong_receipts_are_warned_about_and_strange_ones_do_no_harm(make):
     server.says(20.0, source='probe')
 
 
-def test_two_monitors_at_once_both_tell_the_truth(make):
-    node, server = make(20.0)
-    other = BandwidthMonitorNode()
-    other.get_logger = lambda: node.log
-    server.client.executor.add_node(other)
-    try:
-        assert other.trigger_configure() == other.trigger_activate() == SUCCESS
-        server.says(20.0)
-        server.client.spin(1.5)
-        assert len(server.bandwidths) > 20
-        said = [said.bytes_per_s / MBIT for said in server.bandwidths]
-        assert median(said) == pytest.approx(20, rel=0.2)
-        assert 10 < min(said) and max(said) < 40
-    finally:
-        other.cleanup()
-        server.client.executor.remove_node(other)
-        other.destroy_node()
-
-
 def test_without_a_period_nothing_is_probed_and_nothing_said(make):
     node, server = make(20.0, probe_period_s=0.0)
     server.client.spin(1.0)
     assert server.probed == [] and server.bandwidths == []
-
-
-def test_a_limit_makes_the_link_look_that_slow_from_the_next_probe_on(make):
-    node, server = make(1000.0, limit_mbit_s=10.0)
-    server.says(10.0)
-    assert node.set_parameters([Parameter('limit_mbit_s', value=0.001)])[0].successful
-    assert server.says(0.0, source='silence') < 1.5
-    assert node.set_parameters([Parameter('limit_mbit_s', value=40.0)])[0].successful
-    assert server.says(40.0) < 2.0
 
 
 def test_parameters_out_of_range_are_refused(make):
@@ -216,12 +286,13 @@ def test_diagnostics_say_what_the_link_carries(make):
     server.says(20.0)
     name = 'bandwidth_monitor_node: link'
     diagnostics = server.client.diagnostics
-    status = server.client.until(lambda: name in diagnostics and next(
-        (status for status in [diagnostics[name]] if 'Mbit/s' in status.message), None))
-    values = {value.key: value.value for value in status.values}
-    assert {'bandwidth_bytes_per_s', 'age_s', 'round_trip_s', 'source'} <= set(values)
-    assert float(values['bandwidth_bytes_per_s']) == pytest.approx(20 * MBIT, rel=0.2)
-    assert status.level == b'\x00'
+
+    def values():
+        return {value.key: value.value for value in diagnostics[name].values}
+    server.client.until(lambda: name in diagnostics and float(
+        values().get('bandwidth_bytes_per_s', 0)) == pytest.approx(20 * MBIT, rel=0.2))
+    assert {'age_s', 'round_trip_s', 'source'} <= set(values())
+    assert 'Mbit/s' in diagnostics[name].message and diagnostics[name].level == b'\x00'
     server.mbit_s = 0.0
     server.says(0.0, source='silence')
     server.client.until(lambda: diagnostics[name].message == 'nothing gets through')

@@ -4,6 +4,10 @@
 from engine_pair import engine_threads, Pair, small_net, table
 import pytest
 from server_rig import Robot
+from simulated_time import SimulatedTime
+from waits import until
+
+from hp_inference.runtime import reach
 
 SPLIT = ('full_offload', 'uniform:0.5')
 
@@ -14,7 +18,15 @@ def layout():
 
 
 @pytest.fixture
-def pair(layout):
+def reach_clock(monkeypatch):
+    """Return the clock by which a robot takes its server for gone or slow; it stands still."""
+    clock = SimulatedTime()
+    monkeypatch.setattr(reach, 'time', clock)
+    return clock
+
+
+@pytest.fixture
+def pair(layout, reach_clock):
     """Return a function that makes a pair of engines under some plans."""
     made = []
 
@@ -24,7 +36,7 @@ def pair(layout):
     yield make
     for each in made:
         each.close()
-    assert not engine_threads()
+    until(lambda: not engine_threads(), what='the end of the threads')
 
 
 @pytest.fixture
@@ -38,4 +50,4 @@ def robot(layout):
     yield make
     for each in made:
         each.engine.close()
-    assert not engine_threads()
+    until(lambda: not engine_threads(), what='the end of the threads')

@@ -8,10 +8,10 @@ from dataclasses import replace
 import math
 import queue
 import threading
-import time
 
 from nets import Net, random_image, whole
 import torch
+from waits import WAIT_S
 import zstandard
 
 from hp_inference.graph.layout import Layout
@@ -21,8 +21,6 @@ from hp_inference.runtime.robot import RobotEngine
 from hp_inference.runtime.server import ServerEngine
 from hp_inference.split.plan import make_plan
 from hp_inference.split.table import PlanTable
-
-WAIT_S = 20.0
 
 
 def small_net() -> Layout:
@@ -35,15 +33,6 @@ def small_net() -> Layout:
 
 def table(layout: Layout, *plans: str) -> PlanTable:
     return PlanTable(layout, [make_plan(plan, layout) for plan in plans])
-
-
-def until(done: Callable[[], object], seconds: float = WAIT_S):
-    """Wait until something holds and return it; fail after a time."""
-    end = time.monotonic() + seconds
-    while not (held := done()):
-        assert time.monotonic() < end, 'it did not come about in time'
-        time.sleep(0.002)
-    return held
 
 
 def engine_threads() -> list[str]:
@@ -63,7 +52,8 @@ class Pair:
     def __init__(self, layout: Layout, plans: PlanTable, *, deadline_s: float = WAIT_S,
                  retry_s: float = 0.0, connected: bool = True, pick=None,
                  took=lambda *_: None, **server):
-        self.layout, self.server_options = layout, server
+        self.layout = layout
+        self.server_options = {'session_timeout_s': WAIT_S, **server}
         self.up: Callable[[Chunk], Iterable[Chunk]] = lambda chunk: [chunk]
         self.down: Callable[[Chunk], Iterable[Chunk]] = lambda chunk: [chunk]
         self.reports: Callable[[FrameReport], Iterable[FrameReport]] = lambda report: [report]

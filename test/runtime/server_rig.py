@@ -4,9 +4,10 @@
 from contextlib import contextmanager
 import threading
 
-from engine_pair import carried, table, until, WAIT_S
+from engine_pair import carried, table
 from nets import random_image, whole
 import torch
+from waits import until, WAIT_S
 
 from hp_inference.link.chunks import chunk_slice
 from hp_inference.link.wire import Chunk, Head
@@ -26,7 +27,8 @@ class Robot:
         self.chunks: list[Chunk] = []
         self.reports = []
         self.engine = ServerEngine(layout, lambda chunk: self.chunks.append(carried(chunk)),
-                                   self.reports.append, **options)
+                                   self.reports.append,
+                                   **{'session_timeout_s': WAIT_S, **options})
         self.engine.use(self.table)
 
     def uplink(self, frame, index=0, session=ROBOT_SESSION) -> list[Chunk]:

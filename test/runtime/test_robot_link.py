@@ -7,8 +7,10 @@ import math
 import threading
 import time
 
-from engine_pair import once, until, WAIT_S, WRONG
+from deadlines import idle, pass_when
+from engine_pair import once, WRONG
 import pytest
+from waits import until, WAIT_S
 
 from hp_inference.runtime.frames import ABORTED, FrameReport, OK, REFUSED, ROBOT, Span
 
@@ -68,10 +70,15 @@ def test_chunks_of_other_frames_are_counted_and_ignored(pair):
     assert sides.robot.counters.stray_chunks >= before + len(kept)
 
 
-def test_a_chunk_lost_on_its_way_to_the_robot_lets_it_finish_alone_and_names_the_rows(pair):
-    sides = pair('full_offload', deadline_s=0.2)
+def test_a_chunk_lost_on_its_way_to_the_robot_lets_it_finish_alone_and_names_the_rows(
+        pair, monkeypatch):
+    sides = pair('full_offload', deadline_s=0.02)
     sides.down = once(lambda chunk: [])
-    result = sides.ask()
+    with monkeypatch.context() as patch:
+        pass_when(patch, lambda: sides.told and not sides.server.in_flight
+                  and idle(sides.server._outbox))
+        result = sides.ask()
+    sides.robot.deadline_s = WAIT_S
     assert result.fallback_reason == (
         'deadline passed: value 4 rows [0, 20) are missing: 1 of 2 chunks came in time; '
         'compute these rows on this side or allow more time')
@@ -80,34 +87,38 @@ def test_a_chunk_lost_on_its_way_to_the_robot_lets_it_finish_alone_and_names_the
     assert sides.robot.counters.late == 1
 
 
-def test_a_chunk_lost_on_its_way_to_the_server_is_named_by_the_server(pair):
-    sides = pair('layer:3', session_timeout_s=0.1)
+def test_a_chunk_lost_on_its_way_to_the_server_is_named_by_the_server(pair, monkeypatch):
+    sides = pair('layer:3', session_timeout_s=0.02)
     sides.up = once(lambda chunk: [])
-    assert sides.ask().fallback_reason == (
+    with monkeypatch.context() as patch:
+        pass_when(patch, lambda: sides.server.chunks == 2 and idle(sides.robot._outbox))
+        result = sides.ask()
+    sides.server.session_timeout_s = WAIT_S
+    assert result.fallback_reason == (
         'the server gave the frame up: deadline passed: value 3 rows [0, 40) are missing: '
         '2 of 3 chunks came in time; compute these rows on this side or allow more time')
     assert not sides.ask(1).fallback
 
 
-def test_after_a_late_frame_the_robot_goes_alone_until_it_is_time_to_ask_again(pair):
-    sides = pair('full_offload', deadline_s=0.2, retry_s=0.8)
+def test_after_a_late_frame_the_robot_goes_alone_until_it_is_time_to_ask_again(pair, reach_clock):
+    sides = pair('full_offload', deadline_s=0.05, retry_s=0.8)
     sides.down = lambda chunk: []
     assert 'deadline passed' in sides.ask().fallback_reason
-    since = time.monotonic()
     sides.down = lambda chunk: [chunk]
     sides.robot.deadline_s = WAIT_S
-    alone = []
-    while (result := sides.ask(len(alone))).fallback:
-        alone.append((time.monotonic() - since, result))
-    assert time.monotonic() - since >= 0.7
-    assert alone and all(
-        (result.fallback_reason, result.sent_bytes, result.late)
-        == ('the server left the last frame alone', 0, 1) for _, result in alone)
+    for seed in range(2):
+        result = sides.ask(seed)
+        assert (result.fallback_reason, result.sent_bytes, result.late) == (
+            'the server left the last frame alone', 0, 1)
+        reach_clock.sleep(0.79 - reach_clock.now + 1000.0)
+    reach_clock.sleep(0.02)
+    assert not sides.ask(2).fallback
 
 
-def test_what_is_not_sent_of_a_frame_that_is_given_up_is_not_sent(pair):
-    sides = pair('uniform:0.5', deadline_s=0.3)
+def test_what_is_not_sent_of_a_frame_that_is_given_up_is_not_sent(pair, monkeypatch):
+    sides = pair('uniform:0.5', deadline_s=0.02)
     hold, sent = threading.Event(), []
+    pass_when(monkeypatch, lambda: sent)
 
     def slow(chunk):
         sent.append(chunk.frame)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans that lose something: what both sides compute on, and what the answer then is."""
 
-from engine_pair import Pair, WAIT_S
+from engine_pair import Pair
 from nets import Net, whole
 import numpy as np
 import pytest
 import torch
+from waits import WAIT_S
 
 from hp_inference.link.chunks import chunk_slice
 from hp_inference.link.codecs import as_received

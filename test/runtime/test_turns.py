@@ -5,11 +5,13 @@ from collections import Counter
 import threading
 import time
 
-from engine_pair import until, WAIT_S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
+from simulated_time import SimulatedTime
+from waits import until, WAIT_S
 
+from hp_inference.runtime import turns as turns_module
 from hp_inference.runtime.turns import Turn, Turns
 
 
@@ -51,14 +53,23 @@ class Queued:
         return self.order
 
 
-def test_a_place_that_is_free_is_had_at_once():
+@pytest.fixture
+def clock(monkeypatch):
+    """Return the time by which turns go; it passes while one waits."""
+    clock = SimulatedTime()
+    monkeypatch.setattr(turns_module, 'time', clock)
+    monkeypatch.setattr(turns_module, 'threading', clock)
+    return clock
+
+
+def test_a_place_that_is_free_is_had_at_once(clock):
     line = Turns().line()
     first = turn(line)
-    assert first.enter() and first.waited_s < 1.0
+    assert first.enter() and first.waited_s == 0.0
     assert first.enter()  # it has it
     second = turn(line, wait_s=0.02)
     assert not second.enter()
-    assert 0.02 <= second.waited_s < WAIT_S
+    assert second.waited_s == pytest.approx(0.02)
     first.leave()
     first.leave()  # which gives back no more than there was
     second = turn(line)
@@ -133,20 +144,18 @@ def test_a_line_that_nobody_waits_in_any_more_does_not_take_a_place():
     assert turns._taken == 0 and turn(other).enter()
 
 
-def test_the_account_holds_the_time_in_which_places_are_taken():
+def test_the_account_holds_the_time_in_which_places_are_taken(clock):
     turns = Turns(2)
-    begun = time.monotonic()
     assert turns.busy_s == 0.0
     taken = [turn(turns.line()) for _ in range(2)]
     for each in taken:
         assert each.enter()
-    time.sleep(0.05)
-    assert 0.1 <= turns.busy_s <= 2 * (time.monotonic() - begun)
+    clock.sleep(0.05)
+    assert turns.busy_s == pytest.approx(0.1)
     for each in taken:
         each.leave()
-    held = turns.busy_s
-    time.sleep(0.02)
-    assert turns.busy_s == held
+    clock.sleep(0.02)
+    assert turns.busy_s == pytest.approx(0.1)
 
 
 @settings(max_examples=15, deadline=None)
