@@ -18,7 +18,9 @@ import warnings
 import torch
 from torch.fx.node import map_aggregate
 
+from hp_inference.files import FileError
 from hp_inference.graph.draw import draw_weights
+from hp_inference.graph.exported import ExportError, load_exported
 from hp_inference.graph.quiet import quiet
 from hp_inference.graph.torchvision_shim import import_torchvision
 
@@ -164,11 +166,9 @@ def _exported(name: str) -> torch.nn.Module:
     if not Path(name).is_file():
         raise ModelError(f'there is no file {name}')
     try:
-        with quiet():
-            program = torch.export.load(name)
-    except Exception as error:  # a broken archive raises many types
-        raise ModelError(f'{name} is not a program saved by torch.export.save: '
-                         f'{_first_line(str(error))}') from error
+        program = load_exported(name)
+    except (FileError, ExportError) as error:
+        raise ModelError(str(error)) from error
     inputs = [node.meta['val'] for node in program.graph.nodes if node.op == 'placeholder'
               and node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1 or not isinstance(inputs[0], torch.Tensor):
