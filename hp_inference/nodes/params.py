@@ -307,7 +307,7 @@ ROBOT: Table = (
           description=f"power of the robot's board while it is {state}, where no meter is found; "
                       '0: as in the planned table')
       for state in ('waiting', 'communicating', 'computing')),
-    Row('max_pixels', 'int', 50_000_000, unit='pixels', low=1, high=89_000_000,
+    Row('max_pixels', 'int', 20_000_000, unit='pixels', low=1, high=89_000_000,
         description='larger camera images are refused before they are decoded'),
     Row('log_every_s', 'double', 10.0, unit='s', low=0.1, high=3600.0,
         description='time between two lines of statistics in the log'),

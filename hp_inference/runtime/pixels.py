@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 import torch
 
-#: Width times height above which an image is refused before it is decoded. Pillow has limits of its
-#: own: above 89,478,485 it warns, above 178,956,970 it refuses, whatever is allowed here.
-MAX_PIXELS = 50_000_000
+from hp_inference.runtime.image_file import BadImage, check_size, missing_png_rows, needed
+
+__all__ = ['BadImage', 'check_size', 'decode', 'fit', 'MAX_PIXELS', 'RESIZE']
+
+#: Width times height above which an image is refused before it is decoded: what the larger cameras
+#: of robots have, and about 0.3 GB while it is decoded. Pillow has limits of its own: above
+#: 89,478,485 it warns, above 178,956,970 it refuses, whatever is allowed here.
+MAX_PIXELS = 20_000_000
+
+_whole_files_alone = threading.Lock()
 
 RESIZE = {
     # Pillow's bilinear averages over the source area when it shrinks, so nothing is skipped.
@@ -21,33 +29,38 @@ RESIZE = {
 }
 
 
-class BadImage(ValueError):
-    """An image that cannot be used; the message says why and what was expected."""
-
-
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     Decode a JPEG or PNG file held in memory.
 
     Returns uint8, [H, W, 3] RGB or [H, W] gray. Of 16-bit samples the high byte is kept, alpha is
     dropped, palettes become RGB, an orientation tag is ignored (the rows are those of the sensor).
-    ``max_pixels`` bounds width times height, read from the header before anything is decoded.
-    Raises BadImage for data that is empty, truncated, corrupt, too large or of another format.
+    ``max_pixels`` bounds width times height, read from the header before anything is decoded, and
+    nothing but header, tables and samples is looked at. Raises BadImage for data that is empty,
+    truncated, corrupt, too large, too costly or of another format. What is missing in the middle
+    of a JPEG can't be told from its pixels.
     """
-    if len(data) == 0:
+    data = bytes(data)
+    if not data:
         raise BadImage('the compressed image is empty, expected a JPEG or PNG file')
+    kept = needed(data, max_pixels)
     try:
-        with Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as image:
+        with Image.open(io.BytesIO(kept), formats=('JPEG', 'PNG')) as image:
             check_size(*image.size, max_pixels)
-            image.load()
+            # In one piece: a decoder that is fed in pieces begins again where one is too short.
+            image.decodermaxblock = len(kept)
+            _load(image)
+            # Pillow takes a stream that ends early for black rows.
+            if image.format == 'PNG' and _may_lack_rows(image) and missing_png_rows(kept):
+                raise BadImage(f'the compressed image ({len(data)} bytes) is truncated or corrupt: '
+                               'its last rows are missing')
             return _samples(image)
     except BadImage:
         raise
-    except Image.UnidentifiedImageError:
-        raise BadImage(f'the compressed image ({len(data)} bytes, beginning {bytes(data[:8])!r}) '
-                       'is neither JPEG nor PNG, or its header is damaged') from None
     except Image.DecompressionBombError as error:
         raise BadImage(f'the compressed image is refused: {error}') from None
+    except MemoryError:
+        raise BadImage(f'there is no memory for the compressed image ({len(data)} bytes)') from None
     except Exception as error:
         # Damaged files make the decoders raise almost anything (OSError, SyntaxError, struct.error,
         # zlib.error, ...); whatever it is, the image is at fault and the caller must live on.
@@ -55,13 +68,20 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                        f'{error or type(error).__name__}') from error
 
 
-def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise BadImage when an image has no pixels or more than ``max_pixels``."""
-    if width <= 0 or height <= 0:
-        raise BadImage(f'the image is {width}x{height} (width x height): it has no pixels')
-    if width * height > max_pixels:
-        raise BadImage(f'the image is {width}x{height} (width x height), {width * height} pixels: '
-                       f'at most {max_pixels} are allowed (max_pixels)')
+def _load(image: ImageFile.ImageFile) -> None:
+    """Decode, cut-off data being an error even if another package asked Pillow to overlook it."""
+    with _whole_files_alone:
+        asked, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        try:
+            image.load()
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = asked
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Return whether the last row shows nothing of having been decoded."""
+    last = image.crop((0, image.height - 1, *image.size))
+    return 'interlace' in image.info or not any(last.tobytes())
 
 
 def fit(pixels: np.ndarray, channels: int, height: int, width: int,

@@ -141,7 +141,7 @@ def test_other_formats_are_refused_by_their_first_bytes(kind):
 def test_a_large_image_is_refused_by_its_header_before_decoding():
     # The data behind the header is missing: only a decoder that starts on it would notice.
     data = png_of(60_000, 2_000, 8, 0, np.zeros((2_000, 1)))
-    with pytest.raises(BadImage, match=r'60000x2000 .* 120000000 pixels: at most 50000000 are'):
+    with pytest.raises(BadImage, match=r'60000x2000 .* 120000000 pixels: at most 20000000 are'):
         decode(data)
 
 
