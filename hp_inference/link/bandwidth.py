@@ -42,6 +42,8 @@ PATHS = 4
 """Senders and receivers whose delays are remembered; older ones are forgotten."""
 LONGEST_ROUND_TRIP_S = 60.0
 """More is the clock of another host."""
+MOST_BYTES_PER_S = 1.25e11
+"""No link carries more, whatever the times in a receipt say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class Estimator:
             path.run_bytes, path.run_s = 0, 0.0
 
     def _sample(self, nbytes: int, took_s: float, now: float) -> None:
-        self._samples.append((now, nbytes, took_s))
+        self._samples.append((now, nbytes, max(took_s, nbytes / MOST_BYTES_PER_S)))
         while now - self._samples[0][0] > (RECENT_S if len(self._samples) > BLOCKS else OLDEST_S):
             self._samples.popleft()
         rates = self._block_rates()

@@ -11,6 +11,9 @@ UNKNOWN_S = 1.0
 #: What a frame may take longer than expected before the robot goes on alone: this part of it, but
 #: not less than this many seconds.
 PATIENCE, PATIENCE_S = 1.0, 0.05
+#: Nothing is expected to take longer than this, or twice as long as computing alone where that is
+#: more, whatever a plan table predicts: the robot would be silent for as long. [s]
+MOST_S = 10.0
 #: Computing alone may take this part longer than last time, and this many seconds.
 MARGIN, MARGIN_S = 0.1, 0.005
 #: Weight of the newest duration in the running mean.
@@ -69,15 +72,17 @@ class Deadlines:
         ``deadline_s`` counts from the receipt of the image. 0: the frame may take twice as long as
         expected, and the robot then has the time to compute alone. Expected is what planning
         predicts for the bandwidth or, where that is more, what the plan took lately, but not more
-        than computing alone takes. Where the robot would have to begin alone before the server's
-        answer can be expected, it waits until the answer is due: going alone at once, every time,
-        would be another plan.
+        than computing alone takes; MOST_S bounds it. Where the robot would have to begin alone
+        before the server's answer can be expected, it waits until the answer is due: going alone
+        at once, every time, would be another plan.
         """
         lately_s = self._together_s.get(plan)
         if predicted_s is None:
             expected_s = lately_s
         else:
             expected_s = max(predicted_s, min(lately_s or 0.0, self._alone_s))
+        if expected_s is not None:
+            expected_s = min(expected_s, max(MOST_S, 2 * self._alone_s))
         alone_s = self._alone_s * (1 + MARGIN) + MARGIN_S
         if deadline_s > 0:
             due_s = received_s + deadline_s

@@ -171,6 +171,18 @@ def test_any_receipts_at_all_give_finite_figures_or_none(entries):
             assert said.round_trip_s >= 0 and said.age_s >= 0
 
 
+@pytest.mark.parametrize('apart_s', [5e-324, 1e-300, 1e-15])
+def test_no_receipt_makes_a_link_infinitely_fast(apart_s):
+    estimator, count = Estimator(), 20
+    honest = [1 + 0.001 * place for place in range(count)], 60_000
+    forged = [apart_s * place for place in range(count)], 2 ** 32 - 1
+    for begin, (arrived_s, nbytes) in ((1, honest), (1 + count, forged)):
+        estimator.add(Receipt(1, 2, range(begin, begin + count), [nbytes] * count, [0.0] * count,
+                              arrived_s, 0.0), 10.0)
+        said = estimator.estimate(10.0)
+        assert 0 < said.low_bytes_per_s <= said.bytes_per_s <= 2e11
+
+
 def test_the_round_trip_is_the_least_of_the_last_seconds_without_what_was_held():
     estimator = Estimator()
     for index, (now, held) in enumerate([(0.05, 0.0), (1.02, 0.005), (2.1, 0.0)]):

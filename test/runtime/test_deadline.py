@@ -72,6 +72,15 @@ def test_without_a_prediction_either_patience_does_not_grow_beyond_that(deadline
     assert deadlines.of(0.0, 0.0, 0.0, 2, None).give_up_s == pytest.approx(2 * ALONE_S)
 
 
+@pytest.mark.parametrize('predicted_s', [11.0, 1e6, 1e100])
+def test_what_a_plan_table_predicts_silences_no_robot(predicted_s):
+    deadlines = Deadlines()
+    deadlines.took_alone(ALONE_S)
+    assert deadlines.of(5.0, 5.0, 0.0, 0, predicted_s).give_up_s == pytest.approx(5.0 + 2 * 10.0)
+    deadlines.took_alone(30.0 + 3 * (30.0 - ALONE_S))  # a mean of 30 s: a slow computer, big model
+    assert deadlines.of(5.0, 5.0, 0.0, 0, 40.0).give_up_s == pytest.approx(5.0 + 2 * 40.0)
+
+
 @given(st.floats(0, 10), st.floats(0, 1), st.floats(0, 2), st.none() | st.floats(1e-4, 1),
        st.floats(1e-4, 1))
 def test_it_never_gives_up_before_the_frame_begins_nor_after_it_is_due(received_s, queue_s,
