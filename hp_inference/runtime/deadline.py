@@ -11,6 +11,8 @@ UNKNOWN_S = 1.0
 #: What a frame may take longer than expected before the robot goes on alone: this part of it, but
 #: not less than this many seconds.
 PATIENCE, PATIENCE_S = 1.0, 0.05
+#: Of what planning predicts no more than this is believed. [s]
+MOST_S = 60.0
 #: Computing alone may take this part longer than last time, and this many seconds.
 MARGIN, MARGIN_S = 0.1, 0.005
 #: Weight of the newest duration in the running mean.
@@ -77,7 +79,7 @@ class Deadlines:
         if predicted_s is None:
             expected_s = lately_s
         else:
-            expected_s = max(predicted_s, min(lately_s or 0.0, self._alone_s))
+            expected_s = max(min(predicted_s, MOST_S), min(lately_s or 0.0, self._alone_s))
         alone_s = self._alone_s * (1 + MARGIN) + MARGIN_S
         if deadline_s > 0:
             due_s = received_s + deadline_s
