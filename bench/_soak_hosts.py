@@ -147,7 +147,8 @@ class Hosts:
         self.server = Node(self.far, 'server_node', self.folder, self.env, both)
         # Every image has to reach the node, so that what it drops is all that is missing.
         self.robot = Node(self.near, 'robot_node', self.folder, self.env, {
-            **both, **robot, 'qos_overrides./image.subscription.reliability': 'reliable',
+            **both, **robot, 'plans_dir': str(self.folder),
+            'qos_overrides./image.subscription.reliability': 'reliable',
             'qos_overrides./image.subscription.depth': 10})
         self.monitor = Node(self.near, 'bandwidth_monitor_node', self.folder, self.env, {})
 

@@ -54,7 +54,7 @@ class TwoHosts:
             both = {'model': model, 'input': list(shape), 'threads': 1}
             self.server = self._node(self.lab.server, 'server_node', **both)
             self.robot = self._node(self.lab.robot, 'robot_node', **both, **WATTS, plan=plan,
-                                    plans=KEPT, **robot,
+                                    plans=KEPT, plans_dir=self.folder.name, **robot,
                                     **{'qos_overrides./image.subscription.reliability':
                                        'reliable'})
             self._others = [self._node(self.lab.robot, 'bandwidth_monitor_node')

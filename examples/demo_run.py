@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     wanted = _prepare(args, link, photos, console)
     model = {} if args.input is None else {'input': args.input}
     model['model'] = args.model
-    planned = {**model, 'plan': str(_table(args)), 'plans': ['robot_only']}
+    planned = {**model, 'plan': _table(args).name, 'plans': ['robot_only'],
+               'plans_dir': str(_table(args).parent.resolve())}
     params = {'server_node': model, 'robot_node': planned, 'bandwidth_monitor_node': {}}
     with ExitStack() as stack:
         nodes = {name: stack.enter_context(NodeProcess(

@@ -3,35 +3,44 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+import secrets
 import stat
-import tempfile
 
 from hp_inference.text import line
 
 
 class FileError(ValueError):
-    """A file that can't be read or written; the text names it and says why."""
+    """
+    A file that can't be read or written; the text names it and says why.
+
+    ``why``: that without the name, '' where it is not known apart.
+    """
+
+    why = ''
 
 
-def read(path: str | os.PathLike, most: int) -> bytes:
+def read(path: str | os.PathLike, most: int, at: int | None = None) -> bytes:
     """
     Return what is in a regular file of ``most`` bytes at most.
 
+    ``at``: an open folder that the path counts from; then a link is refused, not followed.
     Never waits: a pipe, a device or a folder is refused before it is opened for good. A file that
     says it is empty is not read, as what grows under the reader (/proc, /sys) says so, too. Raises
     FileError.
     """
     try:
         # Without O_NONBLOCK opening a pipe waits for somebody to write to it.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+                         | (0 if at is None else os.O_NOFOLLOW), dir_fd=at)
     except (OSError, ValueError) as error:  # the latter for a name that can be none
-        raise _refusal('read', path, error) from error
+        raise refusal('read', path, error) from error
     try:
         told = os.fstat(handle)
         if not stat.S_ISREG(told.st_mode):
-            raise FileError(f'can not read {line(path)}: it is no regular file')
+            raise refusal('read', path, 'it is no regular file')
         data = bytearray()
         # The size that it tells is not believed: it may grow, or be something else in disguise.
         while told.st_size and len(data) <= most:
@@ -40,48 +49,52 @@ def read(path: str | os.PathLike, most: int) -> bytes:
                 break
             data += piece
     except OSError as error:
-        raise _refusal('read', path, error) from error
+        raise refusal('read', path, error) from error
     finally:
         os.close(handle)
     if len(data) > most:
-        raise FileError(f'can not read {line(path)}: it has more than {most} bytes')
+        raise refusal('read', path, f'it has more than {most} bytes')
     return bytes(data)
 
 
-def read_text(path: str | os.PathLike, most: int) -> str:
+def read_text(path: str | os.PathLike, most: int, at: int | None = None) -> str:
     """Return what is in a regular file of text (UTF-8, a leading mark is left out), as ``read``."""
     try:
-        return read(path, most).decode('utf-8-sig')
+        return read(path, most, at).decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        raise FileError(f'can not read {line(path)}: it is not text: {error}') from error
+        raise refusal('read', path, f'it is not text: {error}') from error
 
 
-def write(path: str | os.PathLike, data: bytes | str) -> None:
+def write(path: str | os.PathLike, data: bytes | str, at: int | None = None) -> None:
     """
     Put a file in its place whole: nobody ever sees half of it, and a failure leaves the old one.
 
-    A link at ``path`` is replaced, not followed. Raises FileError.
+    ``at``: an open folder that the path counts from. A link at ``path`` is replaced, not followed.
+    Raises FileError.
     """
     place = Path(path)
-    data = data.encode() if isinstance(data, str) else data
+    made = place.parent / f'.{place.name[:50]}.{secrets.token_hex(8)}'
     try:
-        handle, made = tempfile.mkstemp(prefix=f'.{place.name[:50]}.', dir=place.parent)
+        data = data.encode() if isinstance(data, str) else data
+        handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666,
+                         dir_fd=at)
         try:
             with os.fdopen(handle, 'wb') as file:
                 file.write(data)
                 file.flush()
                 os.fsync(handle)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(made, 0o666 & ~umask)
-            os.replace(made, place)
+            os.replace(made, place, src_dir_fd=at, dst_dir_fd=at)
         except BaseException:
-            os.unlink(made)
+            os.unlink(made, dir_fd=at)
             raise
     except (OSError, ValueError) as error:
-        raise _refusal('write', path, error) from error
+        raise refusal('write', path, error) from error
 
 
-def _refusal(what: str, path: str | os.PathLike, error: Exception) -> FileError:
-    why = getattr(error, 'strerror', None) or error
-    return FileError(f'can not {what} {line(path)}: {line(why)}')
+def refusal(what: str, path: str | os.PathLike, why: object) -> FileError:
+    """Return the error of whom a file can't be read, written, ...; ``why``: words or an error."""
+    if isinstance(why, OSError):
+        why = 'it is a link, which is not followed' if why.errno == errno.ELOOP else why.strerror
+    error = FileError(f'can not {what} {line(path)}: {line(why)}')
+    error.why = line(why)
+    return error

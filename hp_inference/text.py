@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import re
+
 #: Characters that are kept of a text for people, and of a name.
 MOST, NAME = 1000, 100
 _CUT = '...'
+_PLAIN = frozenset(' .,:+-_/()@%=#')  # what names hold besides letters and digits
+_NO_HOST = re.compile(r'[^A-Za-z0-9._-]')
 
 
 def line(text: object, most: int = MOST) -> str:
@@ -27,3 +31,23 @@ def line(text: object, most: int = MOST) -> str:
         return text
     return ''.join(character if character.isprintable() else
                    ' ' if character.isspace() else '?' for character in text)
+
+
+def why(error: BaseException, most: int = MOST) -> str:
+    """Return what an error says in one line, or its type's name where it says nothing."""
+    return line(error, most).strip() or type(error).__name__
+
+
+def plain(text: str, most: int = NAME) -> str:
+    """
+    Return a name of a thing in which nothing means anything to a shell, trimmed.
+
+    Letters, digits, spaces and ``.,:+-_/()@%=#`` stay; whatever else there is becomes '_'.
+    """
+    return ''.join(character if character.isalnum() or character in _PLAIN else '_'
+                   for character in line(text, most).strip())
+
+
+def host_name(text: str) -> str:
+    """Return the name of a host: letters, digits, '.', '-' and '_'; all else becomes '_'."""
+    return _NO_HOST.sub('_', line(text, NAME).strip())

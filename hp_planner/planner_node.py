@@ -4,21 +4,24 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 import time
 
 from rclpy.exceptions import NameValidationException
 from std_srvs.srv import Trigger
 
 from hp_inference import __version__
+from hp_inference.files import FileError
+from hp_inference.folder import Folder
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_to_msg
 from hp_inference.nodes.diagnostics import ERROR, OK, Updater, WARN
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
-from hp_inference.nodes.params import MODEL, Row, Table
+from hp_inference.nodes.params import MODEL, PLANS_DIR, Row, Table
 from hp_inference.nodes.worker import Worker
 from hp_inference.split.table import PlanTable
+from hp_inference.split.table_json import is_table, MAX_JSON_BYTES
+from hp_inference.text import line, why
 from hp_msgs.msg import DeviceProfile as DeviceProfileMsg
 from hp_msgs.msg import PlanTable as PlanTableMsg
 from hp_planner.loss.grid import plan_table
@@ -30,8 +33,6 @@ from hp_planner.timeline.setting import LinkModel, Setting
 from hp_planner.timeline.timeline import Timeline
 
 SIDES = ('robot', 'server')
-# Characters of a text from another node that are passed on.
-TEXT = 1000
 # Time between two lines about the progress in the log.
 LOG_S = 5.0
 _NEXT = '; holds from the next planning on'
@@ -76,8 +77,10 @@ PLANNER: Table = (
                       f'{side}_profile') for side in SIDES),
     *(Row(f'{side}_node', 'string', f'{side}_node', read_only=True,
           description=f'name of the node that is asked to profile the {side}') for side in SIDES),
+    PLANS_DIR,
     Row('save_to', 'string', '',
-        description='file that every table is written to; empty: none'),
+        description='file in plans_dir, NAME.json, that every table is written to, over another '
+                    'plan table at most; empty: none'),
 )
 
 
@@ -93,12 +96,15 @@ class PlannerNode(ModelNode):
         self.planning = self.again = False
         self.trouble = ''
         self._logged_s = 0.0
+        self._folder = Folder(self.params.plans_dir)
+        self.params.check('save_to', self._check_save_to)
         self.clients_made, self.subscriptions_made, self._published = {}, {}, None
         self.create_service(Trigger, '~/profile', self._on_profile_asked)
         self.create_service(Trigger, '~/plan', self._on_plan_asked)
 
     def configure(self) -> None:
         """Load the model and the profiles in files, open the topics."""
+        self._check_save_to(self.params.save_to)
         self.layout = self.open_model()
         for side in SIDES:
             path = getattr(self.params, f'{side}_profile')
@@ -113,6 +119,12 @@ class PlannerNode(ModelNode):
                 self._listen_to(side)
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('planning', self._diagnose)
+
+    def _check_save_to(self, name: str) -> None:
+        if name and not name.endswith('.json'):
+            raise ValueError(f"parameter 'save_to' is '{line(name)}', expected NAME.json")
+        if name:
+            self._folder.check_write(name)
 
     def _listen_to(self, side: str) -> None:
         name = getattr(self.params, f'{side}_node')
@@ -196,7 +208,7 @@ class PlannerNode(ModelNode):
     def _on_profile_answer(self, side: str, future) -> None:
         answer = future.result()
         if answer is not None and not answer.success:
-            self._give_up(f'the {side} refuses to be profiled: {answer.message[:TEXT]}')
+            self._give_up(f'the {side} refuses to be profiled: {line(answer.message)}')
 
     def _give_up(self, text: str) -> None:
         self.to_profile, self.trouble = [], text
@@ -205,13 +217,13 @@ class PlannerNode(ModelNode):
     def _on_profile(self, side: str, msg: DeviceProfileMsg) -> None:
         try:
             if not msg.json:
-                raise ProfileError(f'profiling failed there: {msg.text[:TEXT]}')
+                raise ProfileError(f'profiling failed there: {line(msg.text)}')
             if len(msg.json) > MAX_BYTES:
                 raise ProfileError(f'it has {len(msg.json)} characters, at most {MAX_BYTES}')
             profile = DeviceProfile.loads(msg.json)
             profile.check(self.layout)
         except ProfileError as error:
-            self._give_up(f'no use for the profile of the {side}: {error}')
+            self._give_up(f'no use for the profile of the {side}: {line(error)}')
             return
         if profile == self.profiles.get(side):
             return  # said again, as when its node has become active again
@@ -245,7 +257,7 @@ class PlannerNode(ModelNode):
             response.message = 'planning has begun; the table is published on planned_table'
         return response
 
-    def _plan(self, why: str) -> str:
+    def _plan(self, reason: str) -> str:
         """Begin to plan; return why not, '' when it has begun."""
         if self.planning:
             self.again = True  # with what has come meanwhile
@@ -259,7 +271,7 @@ class PlannerNode(ModelNode):
             return str(error)
         self.planning, self.again = True, False
         self.get_logger().info(f'planning for {len(task.bandwidths)} bandwidths, objective '
-                               f'{task.objective.name}: {why} ...')
+                               f'{task.objective.name}: {reason} ...')
         self.worker.submit(partial(self._make, task, setting), self._made)
         return ''
 
@@ -268,9 +280,9 @@ class PlannerNode(ModelNode):
                            task.seed, progress=self._progress)
         if task.save_to:
             try:
-                Path(task.save_to).write_text(table.dumps(), encoding='utf-8')
-            except OSError as error:  # the robot gets the table all the same
-                self.get_logger().error(f'can not write {task.save_to}: {error.strerror}')
+                self._folder.write(task.save_to, table.dumps(), is_table, MAX_JSON_BYTES)
+            except FileError as error:  # the robot gets the table all the same
+                self.get_logger().error(str(error))
         return table
 
     def _progress(self, what: str, done: int, of: int) -> None:
@@ -283,7 +295,7 @@ class PlannerNode(ModelNode):
     def _made(self, table: PlanTable | Exception) -> None:
         self.planning = False
         if isinstance(table, Exception):
-            self.trouble = f'planning failed: {str(table) or type(table).__name__}'
+            self.trouble = f'planning failed: {why(table)}'
             self.get_logger().error(self.trouble)
         else:
             self.table, self.trouble = table, ''

@@ -21,7 +21,7 @@ class Task:
     A planning task without its model and devices.
 
     ``bandwidths`` in Mbit/s. ``watts``: of the robot by state, where they are not its profile's.
-    ``save_to``: a file for the table, '' for none.
+    ``save_to``: a file for the table in plans_dir, '' for none.
     """
 
     objective: Objective

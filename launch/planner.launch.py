@@ -34,7 +34,8 @@ PARAMETERS = {
     'robot_profile': 'file made by hp profile on the robot',
     'server_profile': 'file made by hp profile on the server',
     'server_node': 'name of the node that profiles the server, such as /server_node',
-    'save_to': 'file to write the plan table to',
+    'save_to': 'file in plans_dir to write the plan table to',
+    'plans_dir': 'the one folder with plan files; the one that the node is started in if not given',
 }
 
 

@@ -39,6 +39,7 @@ PARAMETERS = {
     'input': 'size of the model input, such as [1, 3, 224, 224]; the same on both sides',
     'plan': 'the plan in force: uniform:SHARE, layer:VALUE, robot_only, full_offload or a file',
     'plans': "further plans kept ready, such as ['uniform:0.3', robot_only]",
+    'plans_dir': 'the one folder with plan files; the one that the node is started in if not given',
 }
 
 

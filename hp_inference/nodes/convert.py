@@ -16,6 +16,7 @@ from hp_inference.link.errors import BadChunk
 from hp_inference.link.wire import Chunk, code_dtype, dtype_code
 from hp_inference.split.errors import PlanError
 from hp_inference.split.table import PlanTable
+from hp_inference.text import line, NAME
 from hp_msgs.msg import NamedTensor, Span, TensorChunk
 from hp_msgs.msg import PlanTable as PlanTableMsg
 
@@ -138,19 +139,20 @@ def tensor_from_msg(msg: NamedTensor) -> torch.Tensor:
 
     Raises BadMessage for an unknown dtype and for data that are not what dtype and shape say.
     """
+    name = line(msg.name, NAME)
     try:
         dtype = code_dtype(msg.dtype)
     except ValueError as error:
-        raise BadMessage(f"tensor '{msg.name}': {error}") from None
+        raise BadMessage(f"tensor '{name}': {error}") from None
     shape = tuple(int(size) for size in msg.shape)
     expected = math.prod(shape) * dtype.itemsize
     if len(msg.data) != expected:
-        raise BadMessage(f"tensor '{msg.name}' has {len(msg.data)} bytes of data, expected "
+        raise BadMessage(f"tensor '{name}' has {len(msg.data)} bytes of data, expected "
                          f'{expected}: shape {list(shape)} of {dtype}')
     if expected == 0:
         return torch.empty(shape, dtype=dtype)
     if dtype is torch.bool and np.frombuffer(msg.data, np.uint8).max() > 1:
-        raise BadMessage(f"tensor '{msg.name}' is bool and has bytes other than 0 and 1")
+        raise BadMessage(f"tensor '{name}' is bool and has bytes other than 0 and 1")
     return torch.frombuffer(msg.data, dtype=dtype).view(shape)
 
 
@@ -164,13 +166,14 @@ def span_to_msg(lane: str, label: str, start_s: float, duration_s: float) -> Spa
 
 def span_from_msg(msg: Span) -> tuple[str, str, float, float]:
     """Return lane, label, start [s] and duration [s] of a message. Raises BadMessage."""
+    label = line(msg.label, NAME)
     if msg.lane not in _LANE_NAMES:
-        raise BadMessage(f"span '{msg.label}' is in lane {msg.lane}, "
+        raise BadMessage(f"span '{label}' is in lane {msg.lane}, "
                          f'expected 0 to {max(_LANE_NAMES)}')
     if not math.isfinite(msg.start_s) or not 0 <= msg.duration_s < math.inf:
-        raise BadMessage(f"span '{msg.label}' starts at {msg.start_s} s and takes "
+        raise BadMessage(f"span '{label}' starts at {msg.start_s} s and takes "
                          f'{msg.duration_s} s, expected finite times and no negative duration')
-    return _LANE_NAMES[msg.lane], msg.label, msg.start_s, msg.duration_s
+    return _LANE_NAMES[msg.lane], label, msg.start_s, msg.duration_s
 
 
 def _octets(data: bytes | bytearray | memoryview | np.ndarray) -> array:

@@ -9,6 +9,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
+from hp_inference.text import line, NAME, why
+
 OK = DiagnosticStatus.OK
 WARN = DiagnosticStatus.WARN
 ERROR = DiagnosticStatus.ERROR
@@ -57,11 +59,12 @@ class Updater:
             level, text, values = task()
             if level not in (OK, WARN, ERROR, STALE):
                 raise ValueError(f'level {level!r}, expected OK, WARN, ERROR or STALE')
-            values = [KeyValue(key=str(key), value=str(value)) for key, value in values.items()]
+            values = [KeyValue(key=line(key, NAME), value=line(value))
+                      for key, value in values.items()]
         except Exception as error:
             # Diagnostics are looked at when something is broken; they must not break with it.
-            level, text = ERROR, f'the diagnostic itself failed: {type(error).__name__}: {error}'
-            values = []
+            level, values = ERROR, []
+            text = f'the diagnostic itself failed: {type(error).__name__}: {why(error)}'
         return DiagnosticStatus(
-            level=level, name=f'{self._node.get_fully_qualified_name()[1:]}: {name}',
-            message=str(text), hardware_id=self._hardware_id, values=values)
+            level=level, name=line(f'{self._node.get_fully_qualified_name()[1:]}: {name}'),
+            message=line(text), hardware_id=line(self._hardware_id), values=values)

@@ -9,6 +9,7 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from hp_inference.runtime.pixels import BadImage, check_size, decode, MAX_PIXELS
+from hp_inference.text import line, NAME
 
 
 class Encoding(NamedTuple):
@@ -66,13 +67,13 @@ def from_compressed(msg: CompressedImage, channels: int,
     try:
         return decode(msg.data, max_pixels)
     except BadImage as error:
-        raise BadImage(f"{error} (declared format '{msg.format}')") from error
+        raise BadImage(f"{error} (declared format '{line(msg.format, NAME)}')") from error
 
 
 def _check(msg: Image, channels: int, max_pixels: int) -> Encoding:
     """Return the encoding of a message whose fields agree with each other and with the model."""
     if msg.encoding not in ENCODINGS:
-        raise BadImage(f"the image encoding '{msg.encoding}' is unknown, "
+        raise BadImage(f"the image encoding '{line(msg.encoding, NAME)}' is unknown, "
                        f"accepted are {', '.join(ENCODINGS)}")
     _check_colour(msg.encoding, channels)
     check_size(msg.width, msg.height, max_pixels)

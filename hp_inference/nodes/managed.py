@@ -10,14 +10,15 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from typing import NoReturn
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 
+from hp_inference.aside import Aside
 from hp_inference.link.tcp import Tender
+from hp_inference.nodes.log import Log
 from hp_inference.nodes.params import BadParameter, declare, Table
 
 #: How long a thread runs Python before another one gets its turn; Python's own is 5 ms. [s]
@@ -96,13 +97,23 @@ class ManagedNode(LifecycleNode):
 
     A node implements ``configure`` and ``cleanup``; ``configure`` raises ValueError (all errors of
     the core are) to refuse, and the text is logged. It is active or not: ``self.active``. All
-    callbacks run on one thread, so that none comes in the middle of a transition.
+    callbacks run on one thread, so that none comes in the middle of a transition. ``aside`` does
+    what no answer may depend on.
     """
 
     def __init__(self, name: str, table: Table):
+        self.aside = Aside(self._say_aside)
         super().__init__(name)
         self.active = False
         self.params = declare(self, table)
+
+    def get_logger(self) -> Log:
+        """Return the node's logger, which takes any text."""
+        return Log(super().get_logger(), self.aside)
+
+    def _say_aside(self, text: str) -> None:
+        if not stopping():  # publishers and the logger go before those who use them
+            self.get_logger().error(text)
 
     def configure(self) -> None:
         """Load what the node needs and make its publishers and subscriptions."""
@@ -160,7 +171,7 @@ class ManagedNode(LifecycleNode):
             self.get_logger().error(f'cannot start: {error}')
         except Exception:
             if not stopping():
-                self.get_logger().error(f'cannot start:\n{traceback.format_exc()}')
+                self.get_logger().failed('cannot start')
         return False
 
     def spin(self) -> None:
@@ -175,7 +186,7 @@ class ManagedNode(LifecycleNode):
             except Exception:
                 # Anybody may ask for a transition that the state does not allow, and rclpy raises.
                 if not stopping():
-                    self.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
+                    self.get_logger().failed('a callback failed')
 
 
 def run(make: type[ManagedNode], args: list[str] | None = None) -> int:

@@ -23,6 +23,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from hp_inference.split.codecs import CODECS
+from hp_inference.text import line
 
 #: Type names of the tables: what one value, or one element of an array, must be.
 _TYPES = {'bool': bool, 'int': int, 'double': float, 'string': str}
@@ -109,7 +110,8 @@ class Row:
 
     def _refusal(self, value: object) -> BadParameter:
         shown = list(value) if hasattr(value, '__len__') and not isinstance(value, str) else value
-        return BadParameter(f"parameter '{self.name}' is {shown!r}, expected {self.allowed}")
+        return BadParameter(f"parameter '{self.name}' is {line(repr(shown))}, expected "
+                            f'{self.allowed}')
 
     def descriptor(self) -> ParameterDescriptor:
         """Return what ROS tools show of the parameter."""
@@ -165,7 +167,7 @@ class Params:
                 if name in self._checks:
                     self._checks[name](value)
         except ValueError as error:
-            return SetParametersResult(successful=False, reason=str(error))
+            return SetParametersResult(successful=False, reason=line(error))
         return SetParametersResult(successful=True)
 
     def _apply(self, parameters: Sequence[Parameter]) -> None:
@@ -274,17 +276,23 @@ MODEL: Table = (
     _AUTOSTART,
 )
 
+PLANS_DIR = Row('plans_dir', 'string', '', read_only=True,
+                description='folder with the plan files: no other is read or written, whatever '
+                            'other parameters say; links in it are not followed; empty: the one '
+                            'that the node was started in')
+
 ROBOT: Table = (
     *MODEL,
     Row('resize', 'string', 'bilinear', choices=('bilinear', 'nearest', 'none'), read_only=True,
         description='how camera images come to the size of the model input; none: refuse others'),
     Row('plan', 'string', 'uniform:0.5',
         description='the plan in force: uniform:X, layer:K, robot_only, full_offload, random:SEED, '
-                    'or a plan or plan table file; where a table goes by the bandwidth, force_plan '
-                    'names one of its plans'),
+                    'or a plan or plan table file in plans_dir; where a table goes by the '
+                    'bandwidth, force_plan names one of its plans'),
     Row('plans', 'string[]', ('robot_only', 'full_offload'), read_only=True,
         description='further plans kept ready in the table, so that switching to them needs no '
                     'new table'),
+    PLANS_DIR,
     Row('bandwidth_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e6,
         description='what the link carries; a planned table says which of its plans is in force '
                     'then; 0: what the topic bandwidth says'),

@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
+from hp_inference.folder import Folder
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_from_msg, table_to_msg
 from hp_inference.nodes.neighbours import Neighbours
@@ -20,9 +21,12 @@ from hp_inference.runtime.reach import Again
 from hp_inference.runtime.switching import BadBandwidth, MOST_BYTES_PER_S, Pick, Switching
 from hp_inference.split.curves import Curve, read_curves
 from hp_inference.split.errors import PlanError
+from hp_inference.split.plan import make_plan
 from hp_inference.split.record_json import Part
-from hp_inference.split.source import assemble
+from hp_inference.split.source import assemble, is_file, of_file
 from hp_inference.split.table import PlanTable
+from hp_inference.split.table_json import MAX_JSON_BYTES
+from hp_inference.text import line, NAME, why
 from hp_msgs.msg import Bandwidth
 from hp_msgs.msg import PlanTable as PlanTableMsg
 
@@ -37,10 +41,10 @@ class Plans:
     """
     Keeps the plan in force what the parameters and the topics planned_table and bandwidth say.
 
-    A new table is read and made ready on the node's worker, beside the frames, which go on under
-    the table before; it is put in force on the node's thread. Of several the one asked for last
-    counts. A planned one that can't be used changes nothing but ``refusal``, which says why until
-    one can.
+    A new table, also one in a file, is read and made ready on the node's worker, beside the frames,
+    which go on under the table before; it is put in force on the node's thread. Of several the one
+    asked for last counts. One that can't be used changes nothing but ``refusal``, which says why
+    until one can. Files lie in the folder that plans_dir names.
     """
 
     def __init__(self, node: RobotNode):
@@ -49,7 +53,8 @@ class Plans:
         self._asked = False  # by parameters, and it is not ready yet
         self._planned: PlanTable | None = None
         self._record_power = NO_POWER
-        self.refusal = ''
+        self._refusals: dict[str, str] = {}
+        self._folder = Folder(node.params.plans_dir)
         self._again = Again()
         self.switching = Switching(self._on_switch)
         node.params.check('plan', self._check_plan)
@@ -58,11 +63,11 @@ class Plans:
         node.params.on_change(self._on_change)
         node.create_service(SetBool, '~/hold', self._on_hold)
 
-    def given(self, **changes: str) -> PlanTable:
-        """Return the table that the parameters describe, ``changes`` made; raises PlanError."""
+    def given(self) -> PlanTable:
+        """Return the table that the parameters describe, its files read; raises PlanError."""
         params = self._node.params
-        named = {'plan': params.plan, 'codec': params.codec, **changes}
-        return assemble(self._node.layout, named['plan'], params.plans, named['codec'])
+        return assemble(self._node.layout, params.plan, params.plans, params.codec,
+                        lambda name: self._folder.read_text(name, MAX_JSON_BYTES))
 
     def open(self) -> None:
         """Open the topics of a node that has its engine."""
@@ -81,9 +86,14 @@ class Plans:
     def forget(self) -> None:
         """Be as at first; the topics are gone with the node's others."""
         self._newest, self._asked, self._planned = None, False, None
-        self._record_power, self.refusal = NO_POWER, ''
+        self._record_power, self._refusals = NO_POWER, {}
         self._again = Again()
         self.switching = Switching(self._on_switch)
+
+    @property
+    def refusal(self) -> str:
+        """Why what was asked for last, by a planner or by parameters, is not in force; or ''."""
+        return '; '.join(self._refusals.values())
 
     @property
     def power(self) -> Power:
@@ -142,9 +152,15 @@ class Plans:
         self._node.count_energy()
 
     def _check_plan(self, plan: str) -> None:
+        """Refuse what is seen to be wrong at once; what is in a file is seen by the worker."""
+        engine = self._node.engine
         # The plans of a planned table have names that nothing can be made from.
-        if self._node.engine and self._node.engine.table.index(plan) is None:
-            self.given(plan=plan)
+        if engine and engine.table.index(plan) is not None:
+            return
+        if is_file(plan):
+            of_file(plan, self._folder.check_read)
+        elif engine:
+            make_plan(plan, self._node.layout, self._node.params.codec)
 
     def _check_forced(self, name: str) -> None:
         if name and self._node.engine and self._node.engine.table.index(name) is None:
@@ -160,21 +176,26 @@ class Plans:
                 'table in force: it has no effect there')
 
     def _check_codec(self, codec: str) -> None:
+        params = self._node.params
         if self._node.engine and self._node.engine.table is not self._planned:
-            self.given(codec=codec)
+            for plan in (params.plan, *params.plans):
+                if not is_file(plan):
+                    make_plan(plan, self._node.layout, codec)
 
     def _on_change(self, values: dict) -> None:
         if self._node.engine is None or not {*SWITCHING, 'plan', 'codec'} & set(values):
             return
         self._set_switching()
-        table, why = self._node.engine.table, f'parameter {", ".join(values)} set'
+        table, reason = self._node.engine.table, f'parameter {", ".join(values)} set'
         # In a planned table the codecs are part of what was planned.
         if (('plan' in values and (self._asked or table.index(values['plan']) is None))
                 or ('codec' in values and (self._asked or table is not self._planned))):
-            self._make_ready(self.given, partial(self._adopt_given, why))
+            self._make_ready(self.given, partial(self._adopt_given, reason))
             self._asked = True
         else:
-            self._use(table, why)
+            if 'plan' in values:
+                self._refusals.pop('given', None)
+            self._use(table, reason)
 
     def _on_planned(self, msg: PlanTableMsg) -> None:
         self._make_ready(lambda: table_from_msg(msg, self._node.layout), self._adopt_planned)
@@ -196,22 +217,26 @@ class Plans:
                 adopt(made if isinstance(made, Exception) else made[0])
         self._node.worker.submit(ready, then)
 
-    def _adopt_given(self, why: str, table: PlanTable | Exception) -> None:
+    def _adopt_given(self, reason: str, table: PlanTable | Exception) -> None:
         self._asked = False
-        if isinstance(table, Exception):  # what was checked has changed since
-            self._node.get_logger().error(f'{why}, which changes nothing: {table}')
+        if isinstance(table, Exception):
+            self._refuse('given', f'{reason}, which changes nothing', table)
         else:
-            self._use(table, why)
+            self._refusals.pop('given', None)
+            self._use(table, reason)
 
     def _adopt_planned(self, table: PlanTable | Exception) -> None:
         if isinstance(table, Exception):
-            self.refusal = f'planned table refused: {str(table) or type(table).__name__}'
-            self._node.get_logger().error(self.refusal)
+            self._refuse('planned', 'planned table refused', table)
             return
-        self.refusal, self._planned = '', table
+        self._refusals, self._planned = {}, table
         self._use(table, f'planned table {table.digest.hex()[:12]} of {len(table.plans)} plans')
 
-    def _use(self, table: PlanTable, why: str) -> None:
+    def _refuse(self, who: str, what: str, error: Exception) -> None:
+        self._refusals[who] = f'{what}: {why(error)}'
+        self._node.get_logger().error(self._refusals[who])
+
+    def _use(self, table: PlanTable, reason: str) -> None:
         engine, before = self._node.engine, self.name
         new = table is not engine.table
         # Not before its table is in force: the one before would fall back on its first plan.
@@ -223,13 +248,16 @@ class Plans:
         engine.use(table, pick.index)
         change = 'stays' if self.name == before else f'-> {self.name}'
         self._node.get_logger().info(
-            f'plan {before} {change}: {why}; {pick.why}')
+            f'plan {before} {change}: {reason}; {pick.why}')
         if new:
             self._announce_table()
         self._name.publish(String(data=self.name))
 
     def _on_switch(self, table: PlanTable, before: int, pick: Pick) -> None:
         """Say that the next frame runs under another plan; on the frames' thread."""
+        self._node.aside(self._say_switch, table, before, pick)
+
+    def _say_switch(self, table: PlanTable, before: int, pick: Pick) -> None:
         name = table.plans[pick.index].name
         self._node.get_logger().info(f'plan {table.plans[before].name} -> {name}: {pick.why}')
         if rclpy.ok():
@@ -239,7 +267,7 @@ class Plans:
         low, now = msg.low_bytes_per_s, msg.bytes_per_s
         known = 0 < low <= now <= MOST_BYTES_PER_S  # 0 is also what a publisher leaves unset
         try:
-            self.switching.hear(low if known else now, msg.age_s, msg.source[:100])
+            self.switching.hear(low if known else now, msg.age_s, line(msg.source, NAME))
         except BadBandwidth as error:
             self._node.get_logger().warning(f'topic bandwidth: {error}',
                                             throttle_duration_sec=2.0)
@@ -265,5 +293,9 @@ class Plans:
 
 def _known(record: Part) -> tuple[dict[str, Curve], bool, Power]:
     """Return what a table's record predicts, if it is for least latency, and for what watts."""
-    power = record.part('power')
-    return read_curves(record), record.data.get('objective') == 'latency', Power(**power.data)
+    part = record.part('power')
+    try:
+        power = Power(**part.data)
+    except TypeError as error:
+        raise BadPower(f'{part.where}: {error}') from error
+    return read_curves(record), record.data.get('objective') == 'latency', power

@@ -10,6 +10,7 @@ import time
 from std_srvs.srv import Trigger
 
 from hp_inference.nodes.managed import ManagedNode
+from hp_inference.text import why
 from hp_msgs.msg import DeviceProfile
 
 #: What is said of frames that come while the device is measured.
@@ -72,7 +73,7 @@ class Profiling:
         self.message = DeviceProfile(side=self._side, model=graph.model,
                                      model_digest=graph.digest)
         if isinstance(made, Exception):
-            self.message.text = str(made) or type(made).__name__
+            self.message.text = why(made)
             self._node.get_logger().error(f'profiling failed: {self.message.text}')
         else:
             self.message.json = made

@@ -30,6 +30,7 @@ from hp_inference.runtime.meters import find_meter
 from hp_inference.runtime.pixels import fit
 from hp_inference.runtime.robot import FrameResult, RobotEngine
 from hp_inference.runtime.spans import busy_s
+from hp_inference.text import line, NAME
 from hp_msgs.msg import DeviceProfile, FrameMetrics, FrameTimeline, InferenceResult
 
 # The figures that InferenceResult, FrameMetrics and FrameResult have in common.
@@ -191,22 +192,34 @@ class RobotNode(ModelNode):
         figures = {name: float(value) if name.endswith('_s') else value
                    for name in FIGURES for value in [getattr(result, name)]}
         figures.update(header=result.tag, frames_dropped=result.dropped, frames_late=result.late,
-                       energy_j=self._joules(result))
+                       energy_j=self.aside(self._joules, result, otherwise=0.0))
         self._result.publish(InferenceResult(
-            **figures, plan=result.plan, table_digest=digest_to_msg(result.table_digest),
-            fallback_reason=result.fallback_reason,
+            **figures, plan=line(result.plan, NAME),
+            table_digest=digest_to_msg(result.table_digest),
+            fallback_reason=line(result.fallback_reason),
             outputs=[tensor_to_msg(name, tensor) for name, tensor in result.outputs.items()]))
+        self.last_result_s = time.monotonic()
+        self.latencies.append(result.latency_s)
+        # The answer is out; nothing from here on may count as its failure.
+        self.aside(self._publish_metrics, figures)
+        self.aside(self._publish_timeline, result)
+        self.aside(self._log_result, result)
+
+    def _publish_metrics(self, figures: dict) -> None:
         self._metrics.publish(FrameMetrics(**figures, energy_total_j=self.energy.total_j))
+
+    def _publish_timeline(self, result: FrameResult) -> None:
         if self._timeline.get_subscription_count():
             self._timeline.publish(FrameTimeline(
                 header=result.tag, frame=result.frame, plan=result.plan,
                 spans=[span_to_msg(s.lane, s.label, s.start_s, s.duration_s)
                        for s in result.spans]))
+
+    def _log_result(self, result: FrameResult) -> None:
         if result.fallback and result.fallback_reason != self.last_reason:
             self.get_logger().warning(f'frame {result.frame} computed on the robot alone: '
                                       f'{result.fallback_reason}')
-        self.last_reason, self.last_result_s = result.fallback_reason, time.monotonic()
-        self.latencies.append(result.latency_s)
+        self.last_reason = result.fallback_reason
 
     def _joules(self, result: FrameResult) -> float:
         """Return what the frame cost, from its turn on to its answer."""
@@ -256,7 +269,7 @@ class RobotNode(ModelNode):
             'bandwidth_source': None if known is None else known[1],
             'in_flight_bytes': self.server.pacer.in_flight_bytes,
             'energy_total_j': self.energy.total_j, 'energy_source': self.energy.source,
-            'version': __version__}
+            'untold': self.aside.failures, 'version': __version__}
 
 
 def main(args: list[str] | None = None) -> None:

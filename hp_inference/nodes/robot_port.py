@@ -30,6 +30,7 @@ from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_
 from hp_inference.runtime import frames
 from hp_inference.runtime.load import Load
 from hp_inference.runtime.server import ServerEngine
+from hp_inference.text import line, why
 from hp_msgs.msg import (
     DeviceProfile,
     FrameReport,
@@ -168,7 +169,7 @@ class RobotPort:
 
     def _give_receipt(self, receipt: Receipt | None) -> None:
         if receipt is not None:
-            self._receipts.publish(receipt_to_msg(receipt))
+            self.node.aside(lambda: self._receipts.publish(receipt_to_msg(receipt)))
 
     def _on_receipt(self, msg: LinkReport) -> None:
         try:
@@ -198,7 +199,7 @@ class RobotPort:
         except Aborted:  # the node is stopping
             return
         except Exception as error:  # nobody else would hear of it
-            self.text = str(error) or type(error).__name__  # the table before stays in force
+            self.text = why(error)  # the table before stays in force
             self.node.get_logger().error(f'plan table of {self.name} refused: {self.text}')
         if rclpy.ok():
             self.announce()
@@ -209,16 +210,17 @@ class RobotPort:
 
     def _report(self, report: frames.FrameReport) -> None:
         if rclpy.ok():
-            if report.status != frames.OK:
-                ended = 'refused' if report.status == frames.REFUSED else 'given up'
-                self._warn(ended, f'frame {report.frame} of {self.name} {ended}: {report.text}')
             # float: an integer in a double field (a sum of nothing is 0) aborts the whole process.
             self._reports.publish(FrameReport(
                 session=report.session, frame=report.frame, status=report.status,
-                text=report.text, compute_s=float(report.compute_s), wait_s=float(report.wait_s),
-                total_s=float(report.total_s), received_bytes=report.received_bytes,
+                text=line(report.text), compute_s=float(report.compute_s),
+                wait_s=float(report.wait_s), total_s=float(report.total_s),
+                received_bytes=report.received_bytes,
                 spans=[span_to_msg(s.lane, s.label, s.start_s, s.duration_s)
                        for s in report.spans]))
+        if report.status != frames.OK and rclpy.ok():
+            ended = 'refused' if report.status == frames.REFUSED else 'given up'
+            self._warn(ended, f'frame {report.frame} of {self.name} {ended}: {report.text}')
 
     def _warn(self, about: str, text: str) -> None:
         """Warn once a second of each thing; rclpy's own throttle would be one for all robots."""

@@ -22,13 +22,12 @@ from hp_inference.nodes.convert import (
 from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
 from hp_inference.runtime import frames
+from hp_inference.text import line, NAME
 from hp_msgs.msg import FrameReport, LinkReport, ServerLoad, ServerStatus, TensorChunk
 
 if TYPE_CHECKING:
     from hp_inference.nodes.robot_node import RobotNode
 
-# Characters of a text from the server that are passed on.
-TEXT = 1000
 
 
 class ServerPort:
@@ -93,14 +92,17 @@ class ServerPort:
             self._node.plans.insist()
 
     def _on_chunk(self, msg: TensorChunk, info: dict) -> None:
-        receipt = self._receipts.took(msg.session, msg.seq, len(msg.payload), msg.sent_s,
-                                      arrived_s(info), msg.chunk_index + 1 == msg.chunk_count)
-        if receipt is not None and rclpy.ok():
-            self._report.publish(receipt_to_msg(receipt))
+        self._node.aside(self._give_receipt, msg, arrived_s(info))
         try:
             self._node.engine.on_chunk(chunk_from_msg(msg))
         except BadChunk as error:
             self._log.warning(f'from the server: {error}', throttle_duration_sec=1.0)
+
+    def _give_receipt(self, msg: TensorChunk, arrived_s: float) -> None:
+        receipt = self._receipts.took(msg.session, msg.seq, len(msg.payload), msg.sent_s,
+                                      arrived_s, msg.chunk_index + 1 == msg.chunk_count)
+        if receipt is not None and rclpy.ok():
+            self._report.publish(receipt_to_msg(receipt))
 
     def _on_receipt(self, msg: LinkReport) -> None:
         try:
@@ -116,19 +118,19 @@ class ServerPort:
                               throttle_duration_sec=1.0)
             spans = []
         self._node.engine.on_report(frames.FrameReport(
-            msg.session, msg.frame, msg.status, msg.text[:TEXT], msg.compute_s, msg.wait_s,
+            msg.session, msg.frame, msg.status, line(msg.text), msg.compute_s, msg.wait_s,
             msg.total_s, msg.received_bytes, spans))
 
     def _on_status(self, msg: ServerStatus) -> None:
-        graph, text, ready = self._node.layout.graph, msg.text[:TEXT], msg.ready
+        graph, text, ready = self._node.layout.graph, line(msg.text), msg.ready
         if msg.model_digest != graph.digest:
             ready = False
-            text = (f'the server has {msg.model[:TEXT]!r} with digest {msg.model_digest[:12]}, '
-                    f'this robot {graph.model!r} with {graph.digest[:12]}: give both the same '
-                    'model, weights and input size')
+            text = (f"the server has '{line(msg.model)}' with digest "
+                    f'{line(msg.model_digest[:12])}, this robot {graph.model!r} with '
+                    f'{graph.digest[:12]}: give both the same model, weights and input size')
         elif msg.version != __version__:
-            self._log.warning(f'the server runs hp_inference {msg.version}, this '
-                                            f'robot {__version__}: run the same version on both')
+            self._log.warning(f'the server runs hp_inference {line(msg.version, NAME)}, this '
+                              f'robot {__version__}: run the same version on both')
         digest = digest_from_msg(msg.table_digest) if ready else b''
         self._node.engine.server.status(msg.server, digest, text)
         self._log.info(f'server: {text or "ready, table " + digest.hex()[:12]}')

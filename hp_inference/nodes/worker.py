@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Callable
 import queue
 import threading
-import traceback
 
-from rclpy.node import Node
+from hp_inference.nodes.managed import ManagedNode
 
 # A job that does not look whether it is to stop is left behind after this.
 STOP_S = 5.0
@@ -26,7 +25,7 @@ class Worker:
     In turn, so that a device is not measured while it prepares a plan table.
     """
 
-    def __init__(self, node: Node, name: str):
+    def __init__(self, node: ManagedNode, name: str):
         self._node = node
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._done: deque[Callable[[], None]] = deque()
@@ -62,7 +61,7 @@ class Worker:
                 made = error
                 # ValueErrors are for people, and said where they are taken; the rest is a defect.
                 if not (self._stopping.is_set() or isinstance(error, ValueError)):
-                    self._node.get_logger().error(f'a job failed:\n{traceback.format_exc()}')
+                    self._node.get_logger().failed('a job failed')
             if self._stopping.is_set():
                 return
             self._done.append(lambda then=then, made=made: then(made))

@@ -16,6 +16,7 @@ import time
 
 import torch
 
+from hp_inference.aside import Aside
 from hp_inference.graph.layout import Layout
 from hp_inference.link.errors import Aborted, BadChunk, DeadlinePassed, LinkError
 from hp_inference.link.inbox import Inbox
@@ -116,6 +117,7 @@ class RobotEngine:
         self.server = Reach(retry_s)
         self._pick = pick or (lambda table, index: Pick(index, 'set'))
         self._took = took
+        self._aside = Aside(_log.error)
         self.counters = Counters()
         self._publish, self._on_result, self._on_drop = publish, on_result, on_drop
         self._alone = Executor(layout, compile_plan(layout, robot_only(layout))[0])
@@ -243,7 +245,8 @@ class RobotEngine:
         prepared = time.monotonic()
         with self._lock:
             table, executors = self.table, self._executors
-            picked = self._pick(table, self.index)
+            picked = self._aside(self._pick, table, self.index,
+                                 otherwise=Pick(self.index, 'kept'))
             index = self.index = picked.index
             executor = executors[index]
             number, self._next_frame = self._next_frame, self._next_frame + 1
@@ -266,12 +269,13 @@ class RobotEngine:
             result.spans += compute_spans('robot', trace, prepared)
             if not reason:
                 self.server.left_alone()
-        if telling:
-            self._took(table, picked, time.monotonic() - prepared)
+        took_s = time.monotonic() - prepared
         result.dropped, result.late = self.counters.dropped, self.counters.late
         result.latency_s = time.monotonic() - taken.received_s
         self._on_result(result)
         self.counters.results += 1
+        if telling:
+            self._aside(self._took, table, picked, took_s)
 
     def _together(self, taken: _Submission, image: torch.Tensor, executor: Executor,
                   result: FrameResult, origin: float, give_up_s: float) -> bool:

@@ -90,6 +90,9 @@ class Plan:
         if not 0 < len(self.name) <= NAME_LENGTH:
             raise PlanError(f'plan {shown(self.name)}: its name has {len(self.name)} '
                             f'characters, expected 1 to {NAME_LENGTH}')
+        if not self.name.isprintable() or self.name != self.name.strip():
+            raise PlanError(f'plan {shown(self.name)}: its name has something in it that does not '
+                            'print, or spaces at its ends, expected one line of text')
         count = len(layout.rows)
         for side, numbers in (('robot', self.robot), ('server', self.server)):
             if len(numbers) != count:
@@ -218,7 +221,7 @@ def make_plan(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> Plan:
     makers = {'robot_only': (robot_only, None), 'full_offload': (full_offload, None),
               'uniform': (uniform, float), 'layer': (layer, int), 'random': (random_plan, int)}
     if name not in makers or (makers[name][1] is None) != (not argument):
-        raise PlanError(f'plan {text!r} is not known: expected robot_only, full_offload, '
+        raise PlanError(f'plan {shown(text)} is not known: expected robot_only, full_offload, '
                         'uniform:SHARE, layer:VALUE or random:SEED')
     maker, kind = makers[name]
     if kind is None:
@@ -227,7 +230,7 @@ def make_plan(text: str, layout: Layout, codec: str = DEFAULT_CODEC) -> Plan:
         try:
             number = kind(argument)
         except ValueError as error:
-            raise PlanError(f'plan {text!r}: {argument!r} is not a number') from error
+            raise PlanError(f'plan {shown(text)}: {shown(argument)} is not a number') from error
         plan = maker(layout, number, **packed(codec))
     plan.validate(layout)
     return plan

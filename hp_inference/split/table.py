@@ -25,6 +25,7 @@ from hp_inference.split.table_json import (
     read_choices,
     read_object,
 )
+from hp_inference.text import line
 
 
 @dataclass
@@ -123,7 +124,7 @@ def check_same(data: dict, layout: Layout) -> None:
     if theirs != graph.digest:
         raise PlanError(
             f'the plan table is for model {shown(data.get("model"))} with digest '
-            f'{str(theirs)[:12]}, '
+            f'{line(theirs)[:12]}, '
             f'this side has {graph.model!r} with digest {graph.digest[:12]}: other weights, '
             'another input size or another torch version; give both sides the same weights, or '
             'the same .pt2 file')

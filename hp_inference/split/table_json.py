@@ -98,6 +98,15 @@ def read_object(text: str) -> dict:
     return data
 
 
+def is_table(text: str) -> bool:
+    """Tell whether a file's text is a plan table, of any format."""
+    try:
+        data = read_object(text)
+    except PlanError:
+        return False
+    return type(data.get('format')) is int and isinstance(data.get('plans'), list)
+
+
 def check_format(data: dict) -> None:
     """Raise PlanError, saying what to do, for a table in a format that this version can't read."""
     written = data.get('format')

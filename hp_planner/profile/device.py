@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hp_inference import __version__
+from hp_inference import __version__, files
 from hp_inference.runtime.meters import BadPower, Power
 from hp_inference.split.errors import shown
+from hp_inference.text import host_name, line, NAME, plain
+from hp_inference.text import MOST as MOST_TEXT
 
 FORMAT, KIND = 1, 'device_profile'
 MAX_BYTES = 64 << 20
@@ -79,7 +81,8 @@ class DeviceProfile:
     ``ratios``: per codec encoded / raw bytes of each value (0..n-1) of a sample image.
     ``message_s`` and ``byte_s``: what the sender's host takes per chunk message and per encoded
     byte, in seconds. ``value_bytes``: raw bytes of each value, whole. ``device``: 'cpu',
-    'cuda:0' or a name. Raises ProfileError for what makes no sense.
+    'cuda:0' or a name. Of texts, which may be a stranger's, only what a name may hold is kept.
+    Raises ProfileError for what makes no sense.
     """
 
     model: str
@@ -102,10 +105,12 @@ class DeviceProfile:
 
     def __post_init__(self):
         """Check everything that needs no graph."""
-        for name in ('model', 'model_digest', 'device', 'host', 'date'):
-            _text(getattr(self, name), name)
-        for package, version in self.versions.items():
-            _text(version, f'the version of {package}')
+        for name in ('model', 'model_digest', 'device', 'date'):
+            self._keep(name, plain(_text(getattr(self, name), name), MOST_TEXT))
+        self._keep('host', host_name(_text(self.host, 'host')))
+        self._keep('versions', {plain(package): plain(_text(version, f'version {shown(package)}'))
+                                for package, version in self.versions.items()})
+        self._keep('power', replace(self.power, source=plain(self.power.source)))
         _whole_number(self.threads, 'threads', least=1)
         _whole_number(self.weight_bytes, 'weight_bytes')
         _number(self.whole_s, 'whole_s', 'seconds', above=True)
@@ -114,7 +119,8 @@ class DeviceProfile:
         _number(self.byte_s, 'byte_s', 'seconds')
         values = len(self.operators) + 1
         for name, numbers in (('value_bytes', self.value_bytes),
-                              *((f'ratios of {name}', each) for name, each in self.ratios.items())):
+                              *((f'ratios of {line(name, NAME)}', each)
+                                for name, each in self.ratios.items())):
             if len(numbers) != values:
                 raise ProfileError(f'{name}: {len(numbers)} numbers, expected {values}, one per '
                                    f'value of a graph of {values - 1} operators')
@@ -122,7 +128,11 @@ class DeviceProfile:
             _whole_number(size, 'value_bytes: a size')
         for name, numbers in self.ratios.items():
             for ratio in numbers:
-                _number(ratio, f'ratios of {name}: a ratio', 'encoded / raw bytes', above=True)
+                _number(ratio, f'ratios of {line(name, NAME)}: a ratio', 'encoded / raw bytes',
+                        above=True)
+
+    def _keep(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     def seconds(self, value: int, rows):
         """
@@ -232,13 +242,12 @@ class DeviceProfile:
     def load(cls, path: str | Path) -> DeviceProfile:
         """Return the profile in a file; raises ProfileError, also for a file that can't be read."""
         try:
-            if Path(path).stat().st_size > MAX_BYTES:
-                raise ProfileError(f'it has more than {MAX_BYTES} bytes')
-            return cls.loads(Path(path).read_text(encoding='utf-8'))
-        except OSError as error:
-            raise ProfileError(f'can not read device profile {path}: {error.strerror}') from error
-        except ValueError as error:  # ProfileError, and what is no text
-            raise ProfileError(f'device profile {path}: {error}') from error
+            return cls.loads(files.read_text(path, MAX_BYTES))
+        except files.FileError as error:
+            raise ProfileError(
+                f'can not read device profile {line(path)}: {error.why}') from error
+        except ProfileError as error:
+            raise ProfileError(f'device profile {line(path)}: {error}') from error
 
 
 def digits(number: float) -> float:
@@ -287,6 +296,7 @@ def _whole_number(number: object, where: str, least: int = 0) -> None:
         raise ProfileError(f'{where} is {shown(number)}, expected a whole number from {least} on')
 
 
-def _text(text: object, where: str) -> None:
+def _text(text: object, where: str) -> str:
     if not isinstance(text, str):
         raise ProfileError(f'{where} is {shown(text)}, expected text')
+    return text

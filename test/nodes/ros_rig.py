@@ -47,13 +47,20 @@ def given(params: dict[str, object]) -> list[str]:
 
 
 class Log:
-    """Collects what a node of this process says, as 'level: text'."""
+    """
+    Collects what a node of this process says, as 'level: text'.
+
+    It raises for what rclpy's logger raises for.
+    """
 
     def __init__(self):
         self.lines = []
 
     def __getattr__(self, level):
-        return lambda text, **_: self.lines.append(f'{level}: {text}')
+        def say(text, **_):
+            text.encode()
+            self.lines.append(f'{level}: {text}')
+        return say
 
     def __contains__(self, text):
         return any(text in line for line in self.lines)

@@ -40,7 +40,8 @@ class Rig:
 
     def __init__(self, folder):
         self.folder = folder
-        self.server, self.robot = self.start('server_node'), self.start('robot_node')
+        self.server = self.start('server_node')
+        self.robot = self.start('robot_node', plans_dir=str(folder))
         self.client = Client()
 
     def start(self, name: str, **params) -> NodeProcess:

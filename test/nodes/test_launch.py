@@ -97,8 +97,8 @@ def test_the_launch_files_have_the_same_arguments_but_for_what_only_one_node_has
     robot, server, demo, planner = map(arguments, (ROBOT_FILE, SERVER_FILE, DEMO, PLANNER_FILE))
     assert set(robot) == set(demo)
     assert set(planner) - set(server) == {'objective', 'robot_profile', 'server_profile',
-                                          'server_node', 'save_to'}
-    assert set(robot) - set(server) == {'image', 'plan', 'plans', 'monitor'}
+                                          'server_node', 'save_to', 'plans_dir'}
+    assert set(robot) - set(server) == {'image', 'plan', 'plans', 'plans_dir', 'monitor'}
     assert {'namespace', 'params_file', 'autostart', 'use_sim_time', 'log_level', 'model',
             'input'} == set(server)
     for name in server:

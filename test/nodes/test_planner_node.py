@@ -2,6 +2,7 @@
 """When the planner's node plans, and what it refuses; the whole way with robot and server."""
 
 from contextlib import closing
+import os
 import threading
 
 import pytest
@@ -140,7 +141,7 @@ def test_asked_to_it_has_one_profiled_after_the_other_plans_and_publishes(make, 
 def test_with_profiles_in_files_it_plans_at_once_and_writes_the_table(make, planning, files,
                                                                       layouts, tmp_path):
     path = tmp_path / 'table.json'
-    node, client = make(sides=False, save_to=str(path), **files)
+    node, client = make(sides=False, plans_dir=str(tmp_path), save_to=str(path), **files)
     table, = client.until(lambda: client.tables)
     assert PlanTable.loads(path.read_text(), layouts[MODEL]).digest == bytes(table.digest)
     assert planning.asked[0][0].robot.host == 'robot'
@@ -160,10 +161,15 @@ def test_one_profile_may_come_from_a_file(make, planning, files):
     client.until(lambda: client.tables)
 
 
-def test_a_table_that_can_not_be_written_is_published_all_the_same(make, files):
-    node, client = make(sides=False, save_to='/nowhere/table.json', **files)
+def test_a_table_that_can_not_be_written_is_published_all_the_same(make, files, tmp_path):
+    os.mkdir(tmp_path / 'gone')
+    node, client = make(start=False, sides=False, plans_dir=str(tmp_path),
+                        save_to='gone/table.json', **files)
+    assert node.trigger_configure() == SUCCESS
+    os.rmdir(tmp_path / 'gone')
+    assert node.trigger_activate() == SUCCESS
     client.until(lambda: client.tables)
-    assert 'error: can not write /nowhere/table.json: No such file or directory' in node.log
+    assert 'error: can not write gone/table.json: No such file or directory' in node.log
 
 
 def test_a_new_profile_makes_a_new_plan_and_the_same_again_does_not(make, planning):

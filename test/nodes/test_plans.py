@@ -194,7 +194,7 @@ def test_a_plan_that_the_planned_table_lacks_replaces_it_until_the_next(make, la
 def test_a_table_file_keeps_its_choices_and_the_bandwidth_picks_from_it(make, layouts, tmp_path):
     path = tmp_path / 'table.json'
     path.write_text(table_of(layouts[MODEL], record={'grid': []}).dumps())
-    node, client, give = make(plan=str(path), bandwidth_mbit_s=60.0)
+    node, client, give = make(plan='table.json', plans_dir=str(tmp_path), bandwidth_mbit_s=60.0)
     assert client.ask(client.image()).plan == 'full_offload'
     assert client.set(bandwidth_mbit_s=6.0) == ''
     assert client.ask(client.image()).plan == 'uniform:0.75'

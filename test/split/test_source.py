@@ -94,7 +94,7 @@ def test_two_tables_of_the_same_plans_are_the_same(layout):
     ('missing.json', 'plan file missing.json: there is no such file'),
     ('some/where', 'plan file some/where: there is no such file'),
     ('a' * 300 + '.json', 'File name too long'),
-    ('a\0b.json', 'there is no such file')])
+    ('a\0b.json', 'embedded null byte')])
 def test_what_is_no_plan_is_refused_with_what_was_expected(layout, text, message):
     with pytest.raises(PlanError) as caught:
         read_plans(text, layout)
@@ -130,19 +130,19 @@ def test_a_file_for_another_model_is_refused(layout, tmp_path):
 
 
 def test_a_folder_is_no_plan_file(layout, tmp_path):
-    with pytest.raises(PlanError, match='there is no such file'):
+    with pytest.raises(PlanError, match='it is no regular file'):
         read_plans(str(tmp_path), layout)
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(layout, plan_file, monkeypatch):
     monkeypatch.setattr(source, 'MAX_JSON_BYTES', 10)
-    with pytest.raises(PlanError, match=r'plan file .*: it has \d+ bytes, at most 10 are read'):
+    with pytest.raises(PlanError, match='plan file .*: it has more than 10 bytes'):
         read_plans(plan_file, layout)
 
 
 def test_a_file_that_can_not_be_read_is_refused_by_its_name(layout, plan_file, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr('pathlib.Path.read_text', refuse)
+    monkeypatch.setattr('os.open', refuse)
     with pytest.raises(PlanError, match='plan file .*plan.json: .*Permission denied'):
         read_plans(plan_file, layout)
