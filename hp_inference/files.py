@@ -15,13 +15,14 @@ class FileError(ValueError):
     """A file that can't be read or written; the text names it and says why."""
 
 
-def read(path: str | os.PathLike, most: int) -> bytes:
+def read(path: str | os.PathLike, most: int, *, private: bool = False) -> bytes:
     """
     Return what is in a regular file of ``most`` bytes at most.
 
     Never waits: a pipe, a device or a folder is refused before it is opened for good. A file that
-    says it is empty is not read, as what grows under the reader (/proc, /sys) says so, too. Raises
-    FileError.
+    says it is empty is not read, as what grows under the reader (/proc, /sys) says so, too. Where
+    it is to be ``private``, only its owner may have access, who is this process's user or root.
+    Raises FileError.
     """
     try:
         # Without O_NONBLOCK opening a pipe waits for somebody to write to it.
@@ -32,6 +33,8 @@ def read(path: str | os.PathLike, most: int) -> bytes:
         told = os.fstat(handle)
         if not stat.S_ISREG(told.st_mode):
             raise FileError(f'can not read {line(path)}: it is no regular file')
+        if private:
+            _check_private(path, told)
         data = bytearray()
         # The size that it tells is not believed: it may grow, or be something else in disguise.
         while told.st_size and len(data) <= most:
@@ -80,6 +83,17 @@ def write(path: str | os.PathLike, data: bytes | str) -> None:
             raise
     except (OSError, ValueError) as error:
         raise _refusal('write', path, error) from error
+
+
+def _check_private(path: str | os.PathLike, told: os.stat_result) -> None:
+    """Refuse a file that is open to others than this process's user and root."""
+    mode, owner, own = stat.S_IMODE(told.st_mode), told.st_uid, os.geteuid()
+    if mode & 0o077:
+        raise FileError(f'will not use {line(path)}: others than its owner have access (mode '
+                        f'{mode:03o}): chmod 600 it')
+    if owner not in (0, own):
+        raise FileError(f'will not use {line(path)}: it belongs to user {owner}, expected {own}, '
+                        'who runs this, or root')
 
 
 def _refusal(what: str, path: str | os.PathLike, error: Exception) -> FileError:
