@@ -22,14 +22,16 @@ class FileError(ValueError):
     why = ''
 
 
-def read(path: str | os.PathLike, most: int, at: int | None = None) -> bytes:
+def read(path: str | os.PathLike, most: int, at: int | None = None, *,
+         private: bool = False) -> bytes:
     """
     Return what is in a regular file of ``most`` bytes at most.
 
     ``at``: an open folder that the path counts from; then a link is refused, not followed.
     Never waits: a pipe, a device or a folder is refused before it is opened for good. A file that
-    says it is empty is not read, as what grows under the reader (/proc, /sys) says so, too. Raises
-    FileError.
+    says it is empty is not read, as what grows under the reader (/proc, /sys) says so, too. Where
+    it is to be ``private``, only its owner may have access, who is this process's user or root.
+    Raises FileError.
     """
     try:
         # Without O_NONBLOCK opening a pipe waits for somebody to write to it.
@@ -41,6 +43,8 @@ def read(path: str | os.PathLike, most: int, at: int | None = None) -> bytes:
         told = os.fstat(handle)
         if not stat.S_ISREG(told.st_mode):
             raise refusal('read', path, 'it is no regular file')
+        if private:
+            _check_private(path, told)
         data = bytearray()
         # The size that it tells is not believed: it may grow, or be something else in disguise.
         while told.st_size and len(data) <= most:
@@ -98,3 +102,14 @@ def refusal(what: str, path: str | os.PathLike, why: object) -> FileError:
     error = FileError(f'can not {what} {line(path)}: {line(why)}')
     error.why = line(why)
     return error
+
+
+def _check_private(path: str | os.PathLike, told: os.stat_result) -> None:
+    """Refuse a file that is open to others than this process's user and root."""
+    mode, owner, own = stat.S_IMODE(told.st_mode), told.st_uid, os.geteuid()
+    if mode & 0o077:
+        raise FileError(f'will not use {line(path)}: others than its owner have access (mode '
+                        f'{mode:03o}): chmod 600 it')
+    if owner not in (0, own):
+        raise FileError(f'will not use {line(path)}: it belongs to user {owner}, expected {own}, '
+                        'who runs this, or root')

@@ -17,12 +17,12 @@ import hp_inference
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = sorted((ROOT / 'hp_msgs' / 'msg').glob('*.msg'))
 MESSAGE_LINE = re.compile(
-    r'(?P<type>[\w/\[\]]+) +(?P<name>\w+)(?:=(?P<value>\d+))?(?: +# (?P<comment>\S.*))?$')
+    r'(?P<type>[\w/\[\]<=]+) +(?P<name>\w+)(?:=(?P<value>\d+))?(?: +# (?P<comment>\S.*))?$')
 
 # On the wire and in recorded bags: these numbers never change.
 CONSTANTS = {
     'TensorChunk': {
-        'VERSION': 2,
+        'VERSION': 3,
         'DTYPE_BOOL': 1, 'DTYPE_UINT8': 2, 'DTYPE_INT8': 3, 'DTYPE_INT16': 4, 'DTYPE_INT32': 5,
         'DTYPE_INT64': 6, 'DTYPE_FLOAT16': 7, 'DTYPE_BFLOAT16': 8, 'DTYPE_FLOAT32': 9,
         'DTYPE_FLOAT64': 10,

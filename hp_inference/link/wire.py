@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-VERSION = 2
+VERSION = 3
 """Version of the chunk format. Both sides must speak the same one."""
 
 CHUNK_BYTES = 60_000

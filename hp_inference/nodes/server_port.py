@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from hp_inference.nodes.robot_node import RobotNode
 
 
-
 class ServerPort:
     """
     The topics to and from the server; what comes goes to the node's engine.

@@ -96,7 +96,7 @@ def test_the_same_rows_cannot_be_expected_twice():
 
 
 WRONG = {
-    'version': (3, 'version 3, expected 2; both sides must run the same release'),
+    'version': (2, 'version 2, expected 3; both sides must run the same release'),
     'session': (8, 'session 8, expected 7'),
     'frame': (2, 'frame 2, expected 3'),
     'table_digest': (b'\xff' * 32, 'table_digest ffffffffffffffff, expected 0001020304050607'),
