@@ -11,6 +11,7 @@ from cli_runner import complaint_of, data_of, NETWORKS, runner, save_plans
 from PIL import Image
 import pytest
 import torch
+from waits import WAIT_S
 
 import hp_inference
 from hp_inference.cli import main
@@ -356,7 +357,7 @@ def test_ctrl_c_in_the_middle_of_a_frame_ends_at_once(hp, monkeypatch):
                           '--plan full_offload')
     assert (status, out) == (130, '')
     assert err.endswith('hp: interrupted\n')
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 3 * WAIT_S, 'it waits for the frame as long as it may take'
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(hp, monkeypatch, capsys):

@@ -18,6 +18,7 @@ import time
 from nets import Net
 import pytest
 import torch
+from waits import WAIT_S
 import yaml
 
 from hp_inference.runtime.reference import TOLERANCE, worst_error
@@ -25,7 +26,7 @@ from hp_inference.runtime.reference import TOLERANCE, worst_error
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / 'examples'
 CONFIG = yaml.safe_load((ROOT / 'config' / 'demo.yaml').read_text('utf-8'))['/**']
-RUN_S = 90
+RUN_S = 240
 PHASES = ('100', '20', 'blackout', '50')
 # Runs the demo, but the unsplit model's answers are off by a thousandth.
 SABOTAGE = """
@@ -115,7 +116,7 @@ def test_the_interrupted_demo_leaves_no_process_behind(command, tmp_path, number
         assert line, 'the demo ended'
     assert len(left(tmp_path)) >= 3  # the demo, robot and server
     os.kill(demo.pid, number)
-    demo.communicate(timeout=30)
+    demo.communicate(timeout=RUN_S)
     assert demo.returncode == status
     assert left(tmp_path) == []
 
@@ -141,7 +142,7 @@ def test_a_lab_that_can_not_be_is_refused_with_what_it_lacks(examples, monkeypat
 def test_a_node_that_ends_is_reported_with_the_end_of_its_log(examples, tmp_path):
     nodes = examples('demo_nodes')
     with nodes.NodeProcess('no_node', ROOT / 'config' / 'demo.yaml', {}, tmp_path / 'log') as node:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + WAIT_S
         with pytest.raises(nodes.DemoError, match='no_node ended with status 1') as told:
             while time.monotonic() < deadline:
                 node.check()
@@ -313,7 +314,7 @@ def test_the_owner_of_the_lab_does_what_the_demo_inside_asks(examples):
     with pytest.raises(examples('demo_nodes').DemoError, match='could not be changed: too fast'):
         inside.rate(1e6)
     inside.close()
-    owner.join(5)
+    owner.join(WAIT_S)
     assert not owner.is_alive()
     assert lab.done == [('blackout', False), ('rate', 20.0), ('blackout', True),
                         ('blackout', False)]

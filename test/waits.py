@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import time
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 """For all that must come about, whatever else the machine does."""
 
 

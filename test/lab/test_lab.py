@@ -10,10 +10,13 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 from lab import Lab, missing
 import pytest
 from quota import cpu_groups, GROUP_PREFIX
+from simulated_time import SimulatedTime
+from waits import until, WAIT_S
 
 lacks = missing()
 pytestmark = pytest.mark.skipif(bool(lacks), reason=f'no lab without {", ".join(lacks)}')
@@ -73,8 +76,8 @@ def lost(lab, packets=3000):
                 sock.send(b'end')
             except ConnectionRefusedError:
                 break  # the server has had one and has gone
-        """)], check=True, timeout=20)
-    return 1 - int(server.communicate(timeout=10)[0]) / packets
+        """)], check=True, timeout=WAIT_S)
+    return 1 - int(server.communicate(timeout=WAIT_S)[0]) / packets
 
 
 def cpu_s(pid, name):
@@ -157,7 +160,7 @@ def test_nothing_passes_in_a_blackout_and_all_after_it(lab):
     echo.stdout.readline()
 
     def answer():
-        return lab.robot.run(ping, capture_output=True, text=True, timeout=10).stdout.strip()
+        return lab.robot.run(ping, capture_output=True, text=True, timeout=WAIT_S).stdout.strip()
     answers = [answer()]
     for on in (True, False):
         lab.blackout(on)
@@ -168,21 +171,23 @@ def test_nothing_passes_in_a_blackout_and_all_after_it(lab):
 
 
 def test_a_record_is_played_in_its_time(lab, monkeypatch):
-    begin, played = time.monotonic(), []
-    monkeypatch.setattr(lab, 'rate', lambda rate: played.append((time.monotonic() - begin, rate)))
+    clock, played = SimulatedTime(0.0), []
+    monkeypatch.setattr('lab.time', clock)
+    monkeypatch.setattr(lab, 'rate', lambda rate: played.append((clock.now, rate)))
     monkeypatch.setattr(lab, 'blackout', lambda on: (
-        played.append((time.monotonic() - begin, on)), setattr(lab, '_black', on)))
-    lab.follow([(7.0, 50.0), (7.1, 0.0), (7.2, 0.0), (7.3, 20.0)])
+        played.append((clock.now, on)), setattr(lab, '_black', on)))
+    lab.follow([(7.0, 50.0), (7.1, 0.0), (7.2, 0.0), (7.3, 20.0)],
+               SimpleNamespace(wait=clock.sleep))
     assert [what for _, what in played] == [50.0, True, 20.0, False]
-    assert [when for when, _ in played] == pytest.approx([0.0, 0.1, 0.3, 0.3], abs=0.05)
+    assert [when for when, _ in played] == pytest.approx([0.0, 0.1, 0.3, 0.3])
 
 
 def test_a_record_stops_when_told(lab):
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     begin = time.monotonic()
-    lab.follow([(0.0, 50.0), (60.0, 10.0)], stop)
-    assert time.monotonic() - begin < 1
+    lab.follow([(0.0, 50.0), (10 * WAIT_S, 10.0)], stop)
+    assert time.monotonic() - begin < WAIT_S
 
 
 @pytest.mark.parametrize('factor', [2, 4])
@@ -258,10 +263,8 @@ def test_a_killed_owner_leaves_nothing():
     groups = set(cpu_groups().glob(f'{GROUP_PREFIX}{owner.pid}_*'))
     assert len(groups) == 1
     os.killpg(owner.pid, signal.SIGKILL)
-    owner.communicate(timeout=10)
-    end = time.monotonic() + 5
-    while Path(f'/proc/{keeper}/exe').exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    owner.communicate(timeout=WAIT_S)
+    until(lambda: not Path(f'/proc/{keeper}/exe').exists(), what="the keeper's end")
     assert not os.path.exists(f'/proc/{keeper}/ns/net')
     assert not os.path.exists(f'/proc/{spinner}/exe')
     assert not any(group.exists() for group in groups)

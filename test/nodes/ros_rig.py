@@ -214,7 +214,7 @@ class Client:
         while True:
             msg = self.image()
             self.show(msg)
-            result = self._soon(lambda: self.result_of(msg), 3.0)
+            result = self._soon(lambda: self.result_of(msg), 2 * DEADLINE_S)
             if result and not result.fallback:
                 return result
             unanswered += result is None

@@ -9,6 +9,7 @@ pytest.importorskip('rclpy')
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 import rclpy  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from waits import WAIT_S  # noqa: E402
 
 from hp_inference.nodes.diagnostics import ERROR, OK, Updater, WARN  # noqa: E402
 
@@ -27,7 +28,7 @@ def heard():
     executor.add_node(node)
     executor.add_node(listener)
 
-    def spin(count, timeout_s=10.0):
+    def spin(count, timeout_s=WAIT_S):
         end = time.monotonic() + timeout_s
         while len(messages) < count and time.monotonic() < end:
             executor.spin_once(timeout_sec=0.05)

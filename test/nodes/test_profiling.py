@@ -11,6 +11,7 @@ pytest.importorskip('rclpy')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from ros_rig import MODEL, SIZE  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
+from waits import WAIT_S  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
@@ -91,7 +92,7 @@ def test_it_is_measured_elsewhere_and_published_when_done(make, measuring, layou
     node, client = make(kind)
     answer = client.profile()
     assert answer.success and 'measuring has begun' in answer.message
-    assert measuring.begun.wait(10) and not client.profiles
+    assert measuring.begun.wait(WAIT_S) and not client.profiles
     again = client.profile()  # the callbacks go on
     assert (again.success, again.message) == (False, 'the device is being profiled already')
     measuring.hold.set()
@@ -136,7 +137,7 @@ def test_a_node_that_is_not_active_refuses(make, measuring, kind, side):
 @KINDS
 def test_a_cleanup_ends_it_and_nothing_is_published(make, measuring, kind, side):
     node, client = make(kind)
-    assert client.profile().success and measuring.begun.wait(10)
+    assert client.profile().success and measuring.begun.wait(WAIT_S)
     assert node.trigger_deactivate() == SUCCESS and node.trigger_cleanup() == SUCCESS
     assert not node.profiling.measuring
     client.spin(0.1)
@@ -151,7 +152,7 @@ def test_a_cleanup_ends_it_and_nothing_is_published(make, measuring, kind, side)
 @KINDS
 def test_done_while_the_node_is_not_active_it_is_published_when_it_is(make, measuring, kind, side):
     node, client = make(kind)
-    assert client.profile().success and measuring.begun.wait(10)
+    assert client.profile().success and measuring.begun.wait(WAIT_S)
     assert node.trigger_deactivate() == SUCCESS
     measuring.hold.set()
     client.until(lambda: not node.profiling.measuring)
@@ -167,7 +168,7 @@ def test_the_robot_drops_images_meanwhile_and_answers_again(make, measuring):
     node, client = make(RobotNode)
     client.ready(plan_table=False)
     assert not client.ask(client.image()).frames_dropped
-    assert client.profile().success and measuring.begun.wait(10)
+    assert client.profile().success and measuring.begun.wait(WAIT_S)
     for dropped in (1, 2):
         client.show(client.image())
         client.until(lambda dropped=dropped: node.engine.counters.dropped == dropped)
@@ -202,7 +203,7 @@ def test_the_server_says_it_is_not_ready_meanwhile_and_serves_again(make, measur
             crc=crc32(bytes(SIZE * SIZE * 3)), payload=array('B', bytes(SIZE * SIZE * 3))))
         return client.until(lambda: [report for report in reports if report.frame == frame])[0]
     assert send(0).status == FrameReport.STATUS_OK
-    assert client.profile().success and measuring.begun.wait(10)
+    assert client.profile().success and measuring.begun.wait(WAIT_S)
     client.until(lambda: not client.statuses[-1].ready)
     assert client.statuses[-1].text == PROFILED
     report = send(1)  # of a robot that has not heard of it yet

@@ -16,6 +16,7 @@ from rclpy.qos import (  # noqa: E402
     ReliabilityPolicy,
 )
 from std_msgs.msg import String  # noqa: E402
+from waits import WAIT_S  # noqa: E402
 
 from hp_inference.nodes import qos  # noqa: E402
 
@@ -41,7 +42,7 @@ def ros():
     rclpy.try_shutdown()
 
 
-def spin_until(nodes, done, timeout_s=10.0):
+def spin_until(nodes, done, timeout_s=WAIT_S):
     executor = SingleThreadedExecutor()
     for node in nodes:
         executor.add_node(node)

@@ -12,6 +12,7 @@ pytest.importorskip('rclpy')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from ros_rig import MODEL, SIZE  # noqa: E402
+from waits import WAIT_S  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
@@ -181,7 +182,7 @@ def test_of_tables_that_come_faster_than_they_compile_only_the_newest_counts(mak
 
     def slow(text, layout):
         begun.set()
-        assert hold.wait(10)
+        assert hold.wait(WAIT_S)
         loaded.append(text)
         return loads(text, layout)
     monkeypatch.setattr(CoreTable, 'loads', slow)
@@ -189,7 +190,7 @@ def test_of_tables_that_come_faster_than_they_compile_only_the_newest_counts(mak
     port = node.ports[0]
     for each in (table, *others):
         port._on_table(PlanTable(digest=digest_to_msg(each.digest), json=each.dumps()))
-        assert begun.wait(10)
+        assert begun.wait(WAIT_S)
     hold.set()
     client.until(lambda: bytes(client.statuses[-1].table_digest) == others[-1].digest)
     assert loaded == [table.dumps(), others[-1].dumps()]
@@ -337,9 +338,10 @@ def test_receipts_of_rows_sent_back_reach_the_pacer_and_false_ones_do_no_harm(ma
 
 
 def test_when_a_message_arrived_is_told_on_one_clock():
-    now = time.monotonic()
-    assert 0.4 < time.monotonic() - arrived_s(
-        {'received_timestamp': int((time.time() - 0.5) * 1e9)}) < 0.6
+    now, stamp = time.monotonic(), time.time() - 0.5
+    told = arrived_s({'received_timestamp': int(stamp * 1e9)})
+    # The same moment on the other clock, whenever between these two that was read.
+    assert -0.01 < told - (now - 0.5) < 0.01 + time.monotonic() - now
     for unknown in ({}, {'received_timestamp': 0}, {'received_timestamp': None},
                     {'received_timestamp': int((time.time() + 3600) * 1e9)},
                     {'received_timestamp': int((time.time() - 3600) * 1e9)}):
@@ -364,15 +366,15 @@ def test_its_load_comes_twice_a_second_to_each_robot_also_while_it_computes(make
     hold, run = threading.Event(), Executor.run
 
     def slow(self, *args, **kwargs):
-        assert hold.wait(10)
+        assert hold.wait(WAIT_S)
         return run(self, *args, **kwargs)
     with monkeypatch.context() as patch:
         patch.setattr(Executor, 'run', slow)
         one.send(table)
         client.until(lambda: one.loads and one.loads[-1].frames_in_flight == 1)
-        count, begun = len(one.loads), time.monotonic()
+        count = len(one.loads)
         client.until(lambda: len(one.loads) >= count + 3)
-        assert 0.9 < time.monotonic() - begun < 5.0
+        assert node._timer.timer_period_ns == 500_000_000
         hold.set()
         client.until(lambda: one.reports)
     load = client.until(lambda: next((each for each in one.loads if each.frames_per_s), None))
@@ -452,7 +454,7 @@ def test_cleanup_while_a_table_compiles_waits_for_it_and_leaves_nothing_behind(m
 
 
 def test_cleanup_in_the_middle_of_a_frame_ends_it(make, table):
-    node, client = make(session_timeout_s=20.0)
+    node, client = make(session_timeout_s=60.0)
     robot = Robot(node, client)
     robot.give(table)
     robot.send(table, plan_index=1, row_begin=32, raw_bytes=32 * SIZE * 3,

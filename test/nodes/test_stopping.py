@@ -12,13 +12,12 @@ import pytest
 pytest.importorskip('rclpy')
 import rclpy  # noqa: E402
 from ros_rig import Client, DEADLINE_S, NodeProcess  # noqa: E402
+from waits import WAIT_S  # noqa: E402
 
 from hp_inference.nodes.managed import ManagedNode, run  # noqa: E402
 from hp_inference.nodes.params import SERVER  # noqa: E402
 
 pytestmark = pytest.mark.ros
-# Of these the nodes need well under 1 s; the rest is for a machine that is busy with other tests.
-STOPPED_S = 6.0
 MODEL = """
 from torch import nn
 
@@ -35,16 +34,14 @@ def complaints(node) -> list[str]:
 
 def stopped(signals) -> None:
     """Send each node its signals, one after the other; fail unless all end well."""
-    begun = time.monotonic()
     for node, numbers in signals:
         for number in numbers:
             if node.process.poll() is None:
                 node.process.send_signal(number)
             time.sleep(0.02)
     for node, _ in signals:
-        assert node.process.wait(STOPPED_S) == 0, node.log
+        assert node.wait() == 0, node.log
         assert complaints(node) == []
-    assert time.monotonic() - begun < STOPPED_S
 
 
 @pytest.fixture
@@ -63,11 +60,11 @@ def test_in_the_middle_of_frames(tmp_path, model):
     try:
         client.ready()
         client.answered_together()
-        count, end = len(client.results), time.monotonic() + 0.3
-        while time.monotonic() < end:
+        count, end = len(client.results), time.monotonic() + WAIT_S
+        while len(client.results) < count + 3:
+            assert time.monotonic() < end, client.heard()
             client.show(client.image())
             client.spin(0.005)
-        assert len(client.results) > count
         stopped([(nodes[0], [signal.SIGTERM]),
                  (nodes[1], [signal.SIGINT, signal.SIGTERM, signal.SIGINT])])
     finally:
@@ -195,10 +192,10 @@ def test_an_interrupt_that_gets_lost_in_what_is_configured_comes_again(signals):
         def configure(self):
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(20)
+                time.sleep(10 * WAIT_S)
             except KeyboardInterrupt:  # as some imports do
-                time.sleep(20)
+                time.sleep(10 * WAIT_S)
             self._do('configure')
     begun = time.monotonic()
-    assert run(Node, []) == 0 and time.monotonic() - begun < 10
+    assert run(Node, []) == 0 and time.monotonic() - begun < WAIT_S
     assert Node.diary == ['begin', 'make', 'cleanup', 'destroy']

@@ -11,6 +11,7 @@ pytest.importorskip('rclpy')
 import rclpy  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from ros_rig import Log  # noqa: E402
+from waits import WAIT_S  # noqa: E402
 
 from hp_inference.nodes import worker as module  # noqa: E402
 from hp_inference.nodes.worker import Stopped, Worker  # noqa: E402
@@ -28,7 +29,7 @@ def node():
     executor.add_node(node)
 
     def until(done):
-        end = time.monotonic() + 10
+        end = time.monotonic() + WAIT_S
         while not done():
             assert time.monotonic() < end
             executor.spin_once(0.02)
@@ -82,7 +83,7 @@ def test_a_callback_that_fails_keeps_no_other_from_coming(node):
         worker.submit(lambda: None, fail)
         worker.submit(lambda: 1, made.append)
         worker.submit(held.set)
-        assert held.wait(10)
+        assert held.wait(WAIT_S)
         with pytest.raises(RuntimeError, match='odd'):
             node.until(lambda: made)
         node.until(lambda: made)
@@ -101,7 +102,7 @@ def test_closing_ends_the_job_at_hand_and_forgets_the_rest(node):
     worker.submit(lambda: 'before', made.append)
     worker.submit(endless, made.append)
     worker.submit(lambda: 'after', made.append)
-    assert begun.wait(10)
+    assert begun.wait(WAIT_S)
     worker.close()
     assert not [thread for thread in threading.enumerate() if thread.name == 'w']
     node.until(lambda: True)
@@ -116,14 +117,14 @@ def test_a_job_that_does_not_end_is_left_behind(node, monkeypatch):
 
     def deaf():
         begun.set()
-        hold.wait(10)
+        assert hold.wait(WAIT_S)
         ended.set()
         raise RuntimeError('nobody listens')
     worker = Worker(node, 'w')
     worker.submit(deaf, node.log.lines.append)
-    assert begun.wait(10)
+    assert begun.wait(WAIT_S)
     worker.close()
     hold.set()
-    assert ended.wait(10)
-    worker._thread.join(10)
+    assert ended.wait(WAIT_S)
+    worker._thread.join(WAIT_S)
     assert node.log.lines == []

@@ -148,11 +148,11 @@ def test_a_latency_that_is_none_is_refused():
 
 def test_a_long_trace_of_short_inferences_takes_no_time():
     rates = [5 + place % 60 for place in range(2240)]
-    begun = time.monotonic()
+    begun = time.thread_time()
     outcome = run_trace(samples(*rates, step=0.5), fast_or_slow,
                         lambda plan, rate: (1e-6 * rate, 1.0), 3.0)
     assert outcome.inferences > 1e7
-    assert time.monotonic() - begun < 1
+    assert time.thread_time() - begun < 1
 
 
 def test_the_last_sample_holds_for_the_usual_step():

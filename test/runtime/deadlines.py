@@ -41,9 +41,10 @@ def idle(*outboxes: Outbox) -> bool:
 
 def pass_when_both_wait(monkeypatch) -> None:
     """Let a deadline pass only when both sides of a frame have begun, wait, and all has come."""
-    begun, computing, outboxes = set(), set(), []
+    begun, computing, waited_for, outboxes = set(), set(), {}, []
     run, init = Executor.run, Outbox.__init__
-    pass_when(monkeypatch, lambda: len(begun) == 2 and not computing and idle(*outboxes))
+    pass_when(monkeypatch, lambda: len(begun) == 2 and not computing and idle(*outboxes)
+              and not any(rows.complete for rows in list(waited_for.values())))
     get = Inbox.get
 
     def counted_run(self, *args, **kwargs):
@@ -55,13 +56,15 @@ def pass_when_both_wait(monkeypatch) -> None:
         finally:
             computing.discard(this)
 
-    def waiting_get(self, *args, **kwargs):
+    def waiting_get(self, value, begin, end, *args, **kwargs):
         this = threading.get_ident()
+        waited_for[this] = self._slots[value, begin, end]
         computing.discard(this)
         try:
-            return get(self, *args, **kwargs)
+            return get(self, value, begin, end, *args, **kwargs)
         finally:
             computing.add(this)
+            del waited_for[this]
 
     def kept(self, *args, **kwargs):
         outboxes.append(self)

@@ -381,6 +381,7 @@ def test_a_frame_that_is_over_leaves_nothing_in_memory(pair, monkeypatch, plan):
     def frames(count, fail):
         sides.down = (lambda chunk: []) if fail else (lambda chunk: [chunk])
         sides.robot.deadline_s = 0.05 if fail else WAIT_S
+        sides.server.session_timeout_s = 0.1 if fail else WAIT_S
         for seed in range(count):
             assert sides.ask(seed).fallback == fail
         until(lambda: not sides.robot._outbox.queued_bytes)
