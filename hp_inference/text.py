@@ -23,7 +23,9 @@ def line(text: object, most: int = MOST) -> str:
     if not isinstance(text, str):
         try:
             text = str(text)
-        except Exception:
+        except BaseException as error:  # an error of others may raise anything in its own str()
+            if type(error) is KeyboardInterrupt:
+                raise
             text = f'<{type(text).__name__}>'
     if len(text) > most:
         text = text[:max(0, most - len(_CUT))] + _CUT[:most]

@@ -159,7 +159,7 @@ def test_check_fails_on_a_plan_that_can_not_run_and_goes_on(hp, monkeypatch):
 @pytest.mark.parametrize('codec', ['none', 'shuffle_zstd'])
 def test_check_judges_an_exact_codec_as_it_judges_a_split(hp, codec):
     data = data_of(hp(f'check tiny.py:classes --input 1,3,24,32 --plans 4 --codec {codec} --json'))
-    assert (data['ok'], data['codec'], data['lossy'], data['images']) == (True, codec, False, 1)
+    assert (data['ok'], data['codec'], data['lossy'], data['images']) == (True, codec, False, 2)
     assert data['worst_relative_error'] <= data['tolerance'] == 1e-5
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import math
 import sys
@@ -12,42 +11,46 @@ import time
 import torch
 
 from hp_inference.commands import Outcome, UserError
-from hp_inference.commands.common import number, open_image, open_subject, random_image, Subject
+from hp_inference.commands.common import (
+    measured,
+    number,
+    open_image,
+    open_subject,
+    random_image,
+    Subject,
+)
 from hp_inference.runtime.local import run_both
-from hp_inference.runtime.reference import TOLERANCE, worst_error
+from hp_inference.runtime.reference import (
+    Answer,
+    judge,
+    Judgement,
+    showing,
+    TOLERANCE,
+    Unsplit,
+    worst_error,
+)
 from hp_inference.split.codecs import CODECS, LOSSY_CODECS
 from hp_inference.split.plan import make_plan
 from hp_inference.split.program import compile_plan
-
-Answer = Mapping[str, torch.Tensor]
-Question = tuple[torch.Tensor, Answer]  # an image and what the unsplit model says of it
+from hp_inference.text import line
 
 
 @dataclass
 class _Tally:
     """What all plans together came to; ``same_class`` of ``classified`` agree on the class."""
 
-    worst: float = -1.0
+    worst: Judgement | None = None
     worst_plan: str = ''
     wrong: int = 0
     sent_bytes: int = 0
     same_class: int = 0
     classified: int = 0
-    strange: int = 0
-    empty: bool = True
 
-    def ask(self, wanted: Answer) -> None:
-        """Note what the unsplit answer can show."""
-        self.strange += sum(int((~tensor.isfinite()).sum()) for tensor in wanted.values())
-        # An answer of NaNs or zeros is the same whatever is computed before it: nothing is shown.
-        self.empty &= not any(bool((tensor.isfinite() & (tensor != 0)).any())
-                              for tensor in wanted.values())
-
-    def judge(self, plan: str, error: float, tolerance: float) -> None:
-        """Note the error of a plan, infinite where it failed or gave something else."""
-        self.wrong += error > tolerance
-        if error > self.worst:
-            self.worst, self.worst_plan = error, plan
+    def judge(self, plan: str, found: Judgement) -> None:
+        """Note how a plan was judged."""
+        self.wrong += not found.ok
+        if self.worst is None or found.times > self.worst.times:
+            self.worst, self.worst_plan = found, plan
 
     def classify(self, got: Answer, wanted: Answer) -> None:
         """Note where the greatest of what looks like class scores, a row of floats, lies."""
@@ -63,49 +66,53 @@ def run(args) -> Outcome:
     if args.codec not in CODECS:
         raise UserError(f'--codec {args.codec}: expected one of {", ".join(CODECS)}')
     dtype, lossy = getattr(torch, args.dtype), args.codec in LOSSY_CODECS
-    # What is lost is reported; an infinite error, numbers that are none, is wrong all the same.
-    tolerance = sys.float_info.max if lossy else TOLERANCE[dtype]
     begun = time.monotonic()
     subject = open_subject(args, dtype)
     layout = subject.layout
     plans = [make_plan(f'random:{args.seed + i}', layout, args.codec) for i in range(args.plans)]
-    question, images = _questions(args, subject, lossy)
-    tally = _Tally()
-    for done, plan in enumerate(plans):
-        image, wanted = question(done)
-        if done < images:
-            tally.ask(wanted)
+    asked = subject.ask(_images(args, subject, lossy), dtype, lossy)
+    tally, turns = _Tally(), max(len(plans), len(asked))
+    for done in range(turns):
+        plan, unsplit = plans[done % len(plans)], asked[done % len(asked)]
         try:
-            frame = run_both(layout, compile_plan(layout, plan), image)
-            error = worst_error(frame.outputs, wanted)
+            frame = run_both(layout, compile_plan(layout, plan), unsplit.image)
+            found = _judged(frame.outputs, unsplit, lossy)
             tally.sent_bytes += frame.sent_bytes
         except Exception as failure:  # finding these is what the command is for
-            error = math.inf
+            found = Judgement(False, math.inf, None, TOLERANCE[dtype])
             _progress('')
-            print(f'plan {plan.name} failed: {type(failure).__name__}: {failure}', file=sys.stderr)
-        if error < math.inf:
-            tally.classify(frame.outputs, wanted)
-        tally.judge(plan.name, error, tolerance)
-        _progress(f'{done + 1} of {args.plans} plans, worst relative error {tally.worst:.3g}')
+            print(f'plan {plan.name} failed: {type(failure).__name__}: {line(failure)}',
+                  file=sys.stderr)
+        if found.worst_relative_error < math.inf:
+            tally.classify(frame.outputs, unsplit.answer)
+        tally.judge(plan.name, found)
+        _progress(f'{done + 1} of {turns} runs, worst relative error '
+                  f'{tally.worst.worst_relative_error:.3g}')
     _progress('')
-    return _outcome(args, subject, tally, images, lossy, time.monotonic() - begun)
+    return _outcome(args, subject, tally, asked, lossy, time.monotonic() - begun)
 
 
-def _questions(args, subject: Subject, lossy: bool) -> tuple[Callable[[int], Question], int]:
+def _judged(got: Answer, unsplit: Unsplit, lossy: bool) -> Judgement:
+    if not lossy:
+        return judge(got, unsplit)
+    # What is lost is reported; an infinite error, numbers that are none, is wrong all the same.
+    error = worst_error(got, unsplit.answer)
+    return Judgement(error < math.inf, error, None, TOLERANCE[unsplit.dtype])
+
+
+def _images(args, subject: Subject, lossy: bool) -> list[torch.Tensor]:
     """
-    Return what gives the question for the i-th plan, and how many different ones there are.
+    Return the images to ask, two different ones at least, as one alone can't show enough.
 
     What a codec loses depends on the image, so that a lossy one gets a new one for each plan.
     """
     images = [open_image(path, subject.shape) for path in args.image]
     if not images and lossy:
-        def draw(i: int) -> Question:
-            image = _smooth_image(subject.shape, args.seed + i)
-            return image, subject.reference(image)
-        return draw, args.plans
+        return [_smooth_image(subject.shape, args.seed + i) for i in range(max(2, args.plans))]
     images = images or [random_image(subject.shape, args.seed)]
-    asked = [(image, subject.reference(image)) for image in images]
-    return lambda i: asked[i % len(asked)], min(len(asked), args.plans)
+    if all(torch.equal(image, images[0]) for image in images):
+        images.append(_smooth_image(subject.shape, args.seed))
+    return images
 
 
 def _smooth_image(shape: tuple[int, ...], seed: int) -> torch.Tensor:
@@ -122,42 +129,52 @@ def _smooth_image(shape: tuple[int, ...], seed: int) -> torch.Tensor:
     return image.contiguous(memory_format=torch.channels_last)
 
 
-def _outcome(args, subject: Subject, tally: _Tally, images: int, lossy: bool,
+def _outcome(args, subject: Subject, tally: _Tally, asked: list[Unsplit], lossy: bool,
              seconds: float) -> Outcome:
-    if tally.strange:
-        print(f'note: {tally.strange} numbers of the unsplit answer are NaN or infinite; there a '
+    strange = sum(int((~tensor.isfinite()).sum()) for unsplit in asked
+                  for tensor in unsplit.answer.values())
+    if strange:
+        print(f'note: {strange} numbers of the unsplit answer are NaN or infinite; there a '
               'split only has to give the same', file=sys.stderr)
-    if tally.empty:
-        print('note: the unsplit answer to this image has no number but 0, NaN and infinity, so '
-              'that no error can show; give other --weights or another --image', file=sys.stderr)
-    ok = not (tally.wrong or tally.empty)
-    tolerance = None if lossy else TOLERANCE[getattr(torch, args.dtype)]
+    showing_names = showing(asked)
+    silent = [name for name in asked[0].answer if name not in showing_names]
+    if silent:
+        print(f'note: the unsplit answers to {len(asked)} images differ by no more than rounding '
+              f'explains in {line(", ".join(silent), 300)}: no error can show there; give other '
+              '--weights or --image', file=sys.stderr)
+    if asked[0].note:
+        print(f'note: {asked[0].note}; the fixed tolerance holds', file=sys.stderr)
+    ok, worst = not tally.wrong and bool(showing_names), tally.worst
     agreement = tally.same_class / tally.classified if tally.classified else None
-    data = {'plans': args.plans, 'codec': args.codec, 'lossy': lossy, 'images': images,
-            'worst_relative_error': number(tally.worst), 'tolerance': tolerance,
+    data = {'plans': args.plans, 'codec': args.codec, 'lossy': lossy, 'images': len(asked),
+            'worst_relative_error': number(worst.worst_relative_error),
+            'reference_error': number(worst.reference_error),
+            'tolerance': None if lossy else worst.tolerance,
             'top1_agreement': agreement, 'sent_bytes': tally.sent_bytes, 'ok': ok,
             'worst_plan': tally.worst_plan, 'model': args.model, 'dtype': args.dtype,
             'seconds': round(seconds, 3)}
-    judged = 'which is reported, not judged' if lossy else f'tolerance {tolerance:g}'
+    place = f' (plan {tally.worst_plan})'
+    figures = measured(worst, place) if not lossy else (
+        f'worst relative error {worst.worst_relative_error:.3g}{place}, which is reported, not '
+        'judged')
     lines = [subject.title, '',
              f'{args.plans} random plans (random:{args.seed} to '
-             f'random:{args.seed + args.plans - 1}) under {args.codec}, {images} image(s), in '
-             f'{seconds:.1f} s, {tally.sent_bytes / 1e6:.2f} MB sent',
-             f'worst relative error {tally.worst:.3g} (plan {tally.worst_plan}), {judged}']
+             f'random:{args.seed + args.plans - 1}) under {args.codec}, {len(asked)} image(s), in '
+             f'{seconds:.1f} s, {tally.sent_bytes / 1e6:.2f} MB sent', figures]
     if lossy and tally.classified:
         lines.append(f'the class with the greatest score is the same in {tally.same_class} of '
                      f'{tally.classified} answers ({100 * agreement:.1f} %)')
-    lines.append(_verdict(tally, lossy))
+    lines.append(_verdict(tally, bool(showing_names), lossy))
     return Outcome(data, '\n'.join(lines), ok=ok)
 
 
-def _verdict(tally: _Tally, lossy: bool) -> str:
+def _verdict(tally: _Tally, shows: bool, lossy: bool) -> str:
     if tally.wrong and lossy:
         return f'WRONG: {tally.wrong} plans failed or gave what the unsplit model never would'
     if tally.wrong:
         return f'WRONG: {tally.wrong} plans do not give the answer of the unsplit model'
-    if tally.empty:
-        return 'WRONG: nothing could be compared (see the note)'
+    if not shows:
+        return 'NOTHING SHOWN: the unsplit answer hardly depends on the image (see the note)'
     if lossy:
         return 'ok: every plan gives an answer; whether it is near enough is for you to say'
     return 'ok: every plan gives the answer of the unsplit model'

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import math
 import os
@@ -15,9 +16,12 @@ from hp_inference.graph.capture import ImageModel
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.load import ModelSpec, open_model
 from hp_inference.runtime import pixels
-from hp_inference.runtime.reference import reference
-from hp_inference.split.plan import Plan
+from hp_inference.runtime.local import run_both
+from hp_inference.runtime.reference import ask, Judgement, reference, Unsplit
+from hp_inference.split.plan import make_plan, Plan
+from hp_inference.split.program import compile_plan
 from hp_inference.split.source import read_plans
+from hp_inference.text import line
 
 MAX_IMAGE_BYTES = 256 << 20
 
@@ -35,13 +39,23 @@ class Subject:
         """The shape of the image, (1, C, H, W)."""
         return self.layout.graph.input.shape
 
-    def reference(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the unsplit answer; raises UserError when the model itself fails."""
+    def ask(self, images: Sequence[torch.Tensor], dtype: torch.dtype,
+            lossy: bool = False) -> list[Unsplit]:
+        """
+        Return the unsplit answers and what is needed to judge others by; UserError when it fails.
+
+        lossy: what is lost is not judged, so that the float64 answer is not needed.
+        """
+        programs = compile_plan(self.layout, make_plan('robot_only', self.layout))
         try:
-            return reference(self.model, image)
+            if lossy:
+                return [Unsplit(image, reference(self.model, image), dtype, None, {})
+                        for image in images]
+            return ask(self.model, images, lambda image: run_both(
+                self.layout, programs, image).outputs, dtype)
         except Exception as error:  # the user's code may raise anything
             raise UserError(f'{self.layout.graph.model} itself fails on the image: '
-                            f'{type(error).__name__}: {error}') from error
+                            f'{type(error).__name__}: {line(error)}') from error
 
 
 def open_subject(args, dtype: torch.dtype = torch.float32) -> Subject:
@@ -114,9 +128,18 @@ def random_image(shape: tuple[int, ...], seed: int) -> torch.Tensor:
     return image.contiguous(memory_format=torch.channels_last)
 
 
-def number(value: float) -> float | None:
+def measured(worst: Judgement, place: str = '') -> str:
+    """Return an error, what it is an error from, and what it may be, for people."""
+    text = f'worst relative error {worst.worst_relative_error:.3g}{place}'
+    if worst.reference_error is None:
+        return f'{text}, tolerance {worst.tolerance:g}'
+    return (f'{text} from the float64 answer, the unsplit model is {worst.reference_error:.3g} '
+            f'from it, tolerance {worst.tolerance:.3g}')
+
+
+def number(value: float | None) -> float | None:
     """Return a number for JSON, which has no infinities and no NaN: None stands for them."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def columns(rows: list[list[str]]) -> list[str]:

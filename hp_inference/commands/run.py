@@ -6,10 +6,17 @@ from __future__ import annotations
 import torch
 
 from hp_inference.commands import Outcome
-from hp_inference.commands.common import columns, number, open_image, open_plan, open_subject
+from hp_inference.commands.common import (
+    columns,
+    measured,
+    number,
+    open_image,
+    open_plan,
+    open_subject,
+)
 from hp_inference.runtime.executor import Executor
 from hp_inference.runtime.local import run_both
-from hp_inference.runtime.reference import relative_error, TOLERANCE, worst_error
+from hp_inference.runtime.reference import judge, relative_error
 from hp_inference.split.program import compile_plan
 
 TOP = 5
@@ -21,29 +28,30 @@ def run(args) -> Outcome:
     layout = subject.layout
     plan = open_plan(args, layout)
     image = open_image(args.image, subject.shape)
-    wanted = subject.reference(image)
+    unsplit = subject.ask([image], torch.float32, plan.lossy)[0]
     programs = compile_plan(layout, plan)
     executors = tuple(Executor(layout, program) for program in programs)
     run_both(layout, programs, image, executors=executors)  # the first frame warms everything up
     frame = run_both(layout, programs, image, executors=executors)
-    error, tolerance = worst_error(frame.outputs, wanted), TOLERANCE[torch.float32]
+    found = judge(frame.outputs, unsplit)
+    error = found.worst_relative_error
     seen = {name: {**_summary(tensor, subject.shape),
-                   'relative_error': number(relative_error(tensor, wanted[name]))}
+                   'relative_error': number(relative_error(tensor, unsplit.answer[name]))}
             for name, tensor in frame.outputs.items()}
     data = {'model': args.model, 'digest': layout.graph.digest, 'plan': plan.name,
             'image': args.image, 'outputs': seen, 'worst_relative_error': number(error),
-            'tolerance': tolerance, 'lossy': plan.lossy, 'ok': plan.lossy or error <= tolerance,
+            'reference_error': number(found.reference_error), 'tolerance': found.tolerance,
+            'lossy': plan.lossy, 'ok': plan.lossy or found.ok,
             'latency_s': frame.latency_s,
             'robot_compute_s': frame.robot.compute_s, 'robot_wait_s': frame.robot.wait_s,
             'server_compute_s': frame.server.compute_s, 'server_wait_s': frame.server.wait_s,
             'sent_bytes': frame.sent_bytes}
-    said = 'agrees with' if error <= tolerance else 'DISAGREES with'
+    said = 'agrees with' if found.ok else 'DISAGREES with'
     if plan.lossy:
         said = 'is lossy and is compared with'
     text = '\n'.join([
         subject.title, '', *(line for name in seen for line in _lines(name, seen[name])), '',
-        f'plan {plan.name}: {said} the unsplit model, relative error {error:.3g}, '
-        f'tolerance {tolerance:g}',
+        f'plan {plan.name}: {said} the unsplit model, {measured(found)}',
         f'latency {1e3 * frame.latency_s:.1f} ms in one process, {frame.sent_bytes} bytes sent; '
         f'robot computing {1e3 * frame.robot.compute_s:.1f} ms and waiting '
         f'{1e3 * frame.robot.wait_s:.1f} ms, server {1e3 * frame.server.compute_s:.1f} ms and '

@@ -22,8 +22,19 @@ from hp_inference.graph.ir import (
     weights_digest,
 )
 from hp_inference.graph.passes import fold_batch_norm, split_reductions
-from hp_inference.graph.quiet import quiet
+from hp_inference.graph.quiet import quiet, tame
+from hp_inference.graph.state import (
+    distance,
+    example_images,
+    lazy_part,
+    rounding,
+    run,
+    run_whole,
+    Snapshot,
+    twin,
+)
 from hp_inference.graph.table import overload
+from hp_inference.text import line
 
 # What these return does not depend on the elements of their first argument, only on its shape.
 SHAPE_ONLY = {f'aten.{name}' for name in (
@@ -40,6 +51,9 @@ VIEWS = ('aten.view.default', 'aten._unsafe_view.default')
 PIECES = {f'aten.{name}' for name in (
     'split.Tensor', 'split.sizes', 'split.default', 'split_with_sizes.default', 'chunk.default',
     'tensor_split.sections', 'tensor_split.indices')}
+# How far, of its largest number, an answer may be from what was captured: state is no rounding.
+_APART = 1e-3
+_LONGEST_REASON = 300
 # Of these no two calls agree, so no split could.
 RANDOM = ('aten.rand', 'aten.normal', 'aten.bernoulli', 'aten.multinomial', 'aten.poisson')
 
@@ -119,6 +133,10 @@ def as_image_model(module: torch.nn.Module, shape: Sequence[int],
     if len(pre.mean) != shape[1] or len(pre.std) != shape[1] or 0 in pre.std:
         raise CaptureError(f'mean {pre.mean} and std {pre.std} do not fit {shape[1]} channels: '
                            'give one number per channel, std not 0')
+    unmade = lazy_part(module)
+    if unmade:
+        raise CaptureError(f'its part {unmade} makes its weights at the first call: call the '
+                           'module once on an image before it is given away')
     wrapped = ImageModel(module, None if takes_pixels else pre, dtype)
     try:
         wrapped.eval()
@@ -135,24 +153,106 @@ def capture(model: ImageModel, shape: Sequence[int], name: str, fold: bool = Tru
     Return the graph of a model for uint8 images of ``shape`` (1, C, H, W).
 
     The digest covers the graph as exported and the weights before folding. ``fold`` False keeps
-    batch norms apart. Raises CaptureError when torch.export refuses the model.
+    batch norms apart. A copy of the model is exported, and run on several images, so that the model
+    is left as it was. Raises CaptureError when torch.export refuses the model, and when its answer
+    depends on earlier images.
     """
-    image = torch.zeros(*shape, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    images, failed = example_images(shape), ''
+    exported = _twin(model, name)
     try:
-        with quiet():
-            program = torch.export.export(model, (image,)).run_decompositions({})
+        run(exported, images[0])  # what is made at the first call is a constant from then on
+        answers = _answers(model, name, images)
+    except CaptureError:
+        raise
+    except Exception as error:  # the user's code may raise anything; torch.export says it better
+        failed = line(error, _LONGEST_REASON)
+    try:
+        with quiet(), tame():
+            program = torch.export.export(exported, (images[0],)).run_decompositions({})
     except Exception as error:  # torch.export raises many types; all mean the same to a user
-        reason = str(error).strip().splitlines()
         raise CaptureError(
             f'{name} can not be captured by torch.export for an image of '
-            f'{",".join(map(str, shape))}: {reason[0] if reason else repr(error)}. If it has '
+            f'{",".join(map(str, shape))}: {_first_line(error)}. If it has '
             'control flow that depends on the image (a detection head, say), it has to be split '
             'before that: name its backbone, like torchvision:NAME.backbone') from error
+    if failed:
+        raise CaptureError(f'{name} itself fails on an image of {",".join(map(str, shape))}: '
+                           f'{failed}')
     with torch.inference_mode():
         graph = _read(program, name, shape)
+        _compare(graph, name, images[1:], answers)
         if fold:
             graph = fold_batch_norm(graph)
         return split_reductions(graph)
+
+
+def _twin(model: ImageModel, name: str) -> ImageModel:
+    try:
+        with tame():
+            return twin(model)
+    except Exception as error:  # a user's class may forbid it in many ways
+        raise CaptureError(f'{name} can not be copied, which capturing needs so as to leave it as '
+                           f'it is: {_first_line(error)}. Give its factory a module that '
+                           'copy.deepcopy takes') from error
+
+
+def _answers(model: ImageModel, name: str, images: Sequence[torch.Tensor]) -> list[dict]:
+    """
+    Return what a copy of the model says of the second image, the third, and the second again.
+
+    Raises CaptureError for what changes in it after the first call, which may fill caches.
+    """
+    asked, answers, before = _twin(model, name), [], None
+    for place in (1, 2, 1):
+        answers.append({label: leaf.clone() for label, leaf in named_leaves(
+            run(asked, images[place])) if isinstance(leaf, torch.Tensor)})
+        now = Snapshot.of(asked)
+        changed = before.changed(now) if before else ''
+        if changed:
+            raise _stateful(name, [changed])
+        before = now
+    return answers
+
+
+def _stateful(name: str, places: Sequence[str]) -> CaptureError:
+    named = ', '.join(repr(line(place.removeprefix('module.'), 200)) for place in places)
+    return CaptureError(f'{name} changes attribute {named} from frame to frame: a model whose '
+                        'answer depends on earlier images can not be split; take what it keeps '
+                        'out of the model')
+
+
+def _compare(graph: Graph, name: str, images: Sequence[torch.Tensor], answers: list[dict]) -> None:
+    """Hold the captured graph to the model's answers, and those to one image to each other."""
+    for label, first in answers[0].items():
+        if distance(answers[2][label], first) > rounding(first):
+            raise CaptureError(
+                f'output {label!r} of {name} is another one when the same image comes again, by '
+                f'{distance(answers[2][label], first):.3g} of its largest number: only a model '
+                'whose answer depends on the image alone can be split')
+    for image, answer in zip(images, answers):
+        try:
+            got = run_whole(graph, image)
+        except Exception as error:  # operators raise many types
+            raise CaptureError(f'{name} was captured, but its operators do not run: '
+                               f'{_first_line(error)}') from error
+        for label, tensor in got.items():
+            wanted = answer.get(label)
+            if wanted is None or wanted.shape != tensor.shape or distance(
+                    tensor, wanted) > max(_APART, 2 * rounding(wanted)):
+                raise CaptureError(
+                    f'output {label!r} of {name} is not what was captured: it depends on something '
+                    'besides the image, on an earlier image or on what is kept outside of the '
+                    'model; only a model whose answer depends on the image alone can be split')
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its type where it says nothing."""
+    try:
+        said = str(error)
+    except Exception:
+        said = ''
+    return next((line(text.strip(), _LONGEST_REASON) for text in said.splitlines() if text.strip()),
+                line(repr(type(error).__name__)))
 
 
 def _read(program: torch.export.ExportedProgram, name: str, shape: Sequence[int]) -> Graph:
@@ -160,9 +260,7 @@ def _read(program: torch.export.ExportedProgram, name: str, shape: Sequence[int]
     changed = [spec.target or 'its input' for spec in program.graph_signature.output_specs
                if 'MUTATION' in spec.kind.name]
     if changed:
-        raise CaptureError(f'{name} changes {", ".join(changed)} when it runs: a model whose '
-                           'answer depends on earlier images can not be split; take the changed '
-                           'tensor out of the model')
+        raise _stateful(name, changed)
     tensors = {**program.state_dict, **program.constants}
     weights = {spec.arg.name: (spec.target, tensors[spec.target])
                for spec in program.graph_signature.input_specs if spec.target is not None}
@@ -227,11 +325,13 @@ def _operator(node, stands: dict, builder: Builder):
     if target in SHAPE_ONLY:
         like = torch.zeros(node.args[0].meta['val'].shape, dtype=node.args[0].meta['val'].dtype)
         return builder.constant(node.name, node.target(like, *args[1:], **kwargs))
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return _arithmetic(node, args, kwargs)
     if not any(isinstance(leaf, Ref) for leaf in leaves((args, kwargs))):
-        if isinstance(node.meta['val'], (tuple, list)):
-            return _call_constant(target, args, kwargs, builder)
-        return builder.constant(node.name, _call_constant(target, args, kwargs, builder),
-                                (target, args, kwargs))
+        made = _call_constant(target, args, kwargs, builder)
+        if not isinstance(made, torch.Tensor):  # several tensors, or a number that goes on as such
+            return made
+        return builder.constant(node.name, made, (target, args, kwargs))
     meta = node.meta['val']
     if isinstance(meta, (tuple, list)):
         return node  # its getitems will ask
@@ -243,6 +343,14 @@ def _operator(node, stands: dict, builder: Builder):
                            'only tensors of fixed shape can be split')
     return builder.add(target, args, kwargs, name=_name(node), shape=meta.shape,
                        dtype=_dtype(meta))
+
+
+def _arithmetic(node, args, kwargs):
+    """Return a number that Python, not an operator, makes of others that are no tensors."""
+    if any(isinstance(leaf, (Ref, Const)) for leaf in leaves((args, kwargs))):
+        raise CaptureError(f'{node.target} ({_name(node)}) is computed of the image outside of '
+                           'operators; only tensors can be split')
+    return node.target(*args, **kwargs)
 
 
 def _translated(item, stands: dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -21,8 +22,10 @@ from torch.fx.node import map_aggregate
 from hp_inference.files import FileError
 from hp_inference.graph.draw import draw_weights
 from hp_inference.graph.exported import ExportError, load_exported
-from hp_inference.graph.quiet import quiet
+from hp_inference.graph.quiet import quiet, tame
+from hp_inference.graph.state import lazy_part
 from hp_inference.graph.torchvision_shim import import_torchvision
+from hp_inference.text import line
 
 FORMS = ('torchvision:NAME, torchvision:NAME.PART (an attribute, like .backbone), '
          'package.module:factory, path/file.py:factory or file.pt2')
@@ -61,17 +64,47 @@ def load_model(name: str, weights: str = '', seed: int = 0,
         draw_weights(module, seed)  # other factories know their own weights
     if name.endswith('.pt2'):
         _retype(module, dtype)
-    return module.to(dtype)
+    unmade = lazy_part(module)
+    if unmade:
+        raise ModelError(f'{name} has weights that are made at the first call ({unmade}): let its '
+                         'factory call the module once on an image of the right size')
+    try:
+        with tame():
+            return module.to(dtype)
+    except Exception as error:  # a module of the user's may forbid it
+        raise ModelError(f'{name} can not compute in {dtype}: {type(error).__name__}: '
+                         f'{line(error, 300)}') from error
 
 
 def _retype(module: torch.fx.GraphModule, dtype: torch.dtype) -> None:
     """Let an exported program compute in another float type: its operators name their own."""
     own = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
     if own is not dtype:
-        for node in module.graph.nodes:
-            node.args, node.kwargs = map_aggregate((node.args, node.kwargs), lambda leaf: dtype if (
-                isinstance(leaf, torch.dtype) and leaf.is_floating_point) else leaf)
-        module.recompile()
+        _name_type(module, dtype)
+
+
+def _name_type(module: torch.fx.GraphModule, dtype: torch.dtype) -> None:
+    """Let the operators of a program name another float type."""
+    for node in module.graph.nodes:
+        node.args, node.kwargs = map_aggregate((node.args, node.kwargs), lambda leaf: dtype if (
+            isinstance(leaf, torch.dtype) and leaf.is_floating_point) else leaf)
+    module.recompile()
+
+
+def in_float64(model: torch.nn.Module) -> torch.nn.Module:
+    """
+    Return a copy of a model that computes the same function in float64.
+
+    Weights are widened as they are copied. Raises what copying raises.
+    """
+    wide = {id(tensor): torch.nn.Parameter(tensor.double(), requires_grad=False)
+            if isinstance(tensor, torch.nn.Parameter) else tensor.double()
+            for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()}
+    made = copy.deepcopy(model, wide)
+    for module in made.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            _name_type(module, torch.float64)
+    return made
 
 
 def _torchvision(attribute: str) -> torch.nn.Module:
@@ -92,7 +125,7 @@ def _torchvision(attribute: str) -> torch.nn.Module:
         options['weights_backbone'] = None
     module = builder(**options)
     for part in parts:
-        if not hasattr(module, part):
+        if part not in dict(module.named_children()):
             children = ', '.join(child for child, _ in module.named_children())
             raise ModelError(f'torchvision:{name} has no part {part!r}; it has {children}')
         module = getattr(module, part)
@@ -109,12 +142,14 @@ def _factory(source: str, attribute: str) -> torch.nn.Module:
                 raise ModelError(f'{source} has no {attribute!r}: expected a function that '
                                  'returns a torch.nn.Module')
             made = factory if isinstance(factory, torch.nn.Module) else factory()
+            return made.eval() if isinstance(made, torch.nn.Module) else made
     except ModelError:
         raise
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise ModelError(f'{source}:{attribute} failed with {type(error).__name__}: {error}'
-                         f'{_where(error)}') from error
-    return made.eval() if isinstance(made, torch.nn.Module) else made
+    except BaseException as error:  # the user's code may raise anything
+        if type(error) is KeyboardInterrupt:
+            raise
+        raise ModelError(f'{source}:{attribute} failed with {type(error).__name__}: '
+                         f'{line(error, 300)}{_where(error)}') from error
 
 
 def _where(error: BaseException) -> str:

@@ -9,6 +9,8 @@ import io
 import logging
 import warnings
 
+from hp_inference.text import line
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -25,3 +27,20 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(was)
+
+
+@contextlib.contextmanager
+def tame() -> Iterator[None]:
+    """
+    Let other people's code raise nothing but errors: what would end the program becomes one.
+
+    Ctrl-C passes.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) and type(error) is not KeyboardInterrupt:
+            raise RuntimeError(f'{type(error).__name__}: {line(error)}') from error
+        raise
+    except BaseException as error:
+        raise RuntimeError(f'{type(error).__name__}: {line(error)}') from error

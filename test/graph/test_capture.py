@@ -374,7 +374,7 @@ class Dims(nn.Module):
     (Dims(), 'the size of what aten.index.Tensor .* makes depends on the image'),
     (nn.Linear(5, 5), 'net can not be captured by torch.export .*: Expected size for first two'),
     (nn.Conv2d(1, 2, 3), 'expected input.* to have 1 channels, but got 3'),
-    (Counts(), 'net changes module.calls when it runs: a model whose answer depends on earlier'),
+    (Counts(), "net changes attribute 'calls' from frame to frame: a model whose answer depends"),
     (Function(lambda m, x: x + torch.rand_like(x)), 'draws random numbers'),
     (Function(lambda m, x: F.dropout(x, 0.5, training=True)), 'draws random numbers'),
 ])
