@@ -18,6 +18,7 @@ from hp_inference.runtime.reference import TOLERANCE, worst_error
 from hp_inference.split.codecs import CODECS, LOSSY_CODECS
 from hp_inference.split.plan import make_plan
 from hp_inference.split.program import compile_plan
+from hp_inference.text import line
 
 Answer = Mapping[str, torch.Tensor]
 Question = tuple[torch.Tensor, Answer]  # an image and what the unsplit model says of it
@@ -82,7 +83,8 @@ def run(args) -> Outcome:
         except Exception as failure:  # finding these is what the command is for
             error = math.inf
             _progress('')
-            print(f'plan {plan.name} failed: {type(failure).__name__}: {failure}', file=sys.stderr)
+            print(f'plan {plan.name} failed: {type(failure).__name__}: {line(failure)}',
+                  file=sys.stderr)
         if error < math.inf:
             tally.classify(frame.outputs, wanted)
         tally.judge(plan.name, error, tolerance)

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hp_inference import __version__
+from hp_inference import __version__, files
 from hp_inference.runtime.meters import BadPower, Power
 from hp_inference.split.errors import shown
+from hp_inference.text import line
 
 FORMAT, KIND = 1, 'device_profile'
-MAX_BYTES = 64 << 20
-MOST = 1e15  # far above every figure, and far from where arithmetic overflows
+MAX_BYTES = 16 << 20  # 100 times what the largest networks need
+# Far beyond every figure, and far from where arithmetic overflows or comes to nothing.
+LEAST, MOST = 1e-15, 1e15
 AGAIN = 'measure it again with hp profile'
 
 
@@ -225,20 +227,18 @@ class DeviceProfile:
         return cls.from_json(data)
 
     def save(self, path: str | Path) -> None:
-        """Write the profile to a file; raises OSError."""
-        Path(path).write_text(self.dumps(), encoding='utf-8')
+        """Write the profile to a file; raises FileError."""
+        files.write(path, self.dumps())
 
     @classmethod
     def load(cls, path: str | Path) -> DeviceProfile:
         """Return the profile in a file; raises ProfileError, also for a file that can't be read."""
         try:
-            if Path(path).stat().st_size > MAX_BYTES:
-                raise ProfileError(f'it has more than {MAX_BYTES} bytes')
-            return cls.loads(Path(path).read_text(encoding='utf-8'))
-        except OSError as error:
-            raise ProfileError(f'can not read device profile {path}: {error.strerror}') from error
-        except ValueError as error:  # ProfileError, and what is no text
-            raise ProfileError(f'device profile {path}: {error}') from error
+            return cls.loads(files.read_text(path, MAX_BYTES))
+        except files.FileError as error:
+            raise ProfileError(f'device profile: {error}') from error
+        except ProfileError as error:
+            raise ProfileError(f'device profile {line(path)}: {error}') from error
 
 
 def digits(number: float) -> float:
@@ -277,13 +277,13 @@ def _list(item: object, where: str) -> tuple:
 
 def _number(number: object, where: str, unit: str, above: bool = False) -> None:
     if (isinstance(number, bool) or not isinstance(number, (int, float))
-            or not (0 < number < MOST or number == 0 and not above)):
+            or not (LEAST if above else 0) <= number < MOST):
         raise ProfileError(f'{where} is {shown(number)}, expected a finite number '
                            f'{"above 0" if above else "from 0 on"} ({unit})')
 
 
 def _whole_number(number: object, where: str, least: int = 0) -> None:
-    if type(number) is not int or number < least:
+    if type(number) is not int or not least <= number <= MOST:
         raise ProfileError(f'{where} is {shown(number)}, expected a whole number from {least} on')
 
 
