@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from statistics import median
 import sys
 import time
 
+from _goals import Goal, SKIPPED, status, verdict
 import torch
 
 
@@ -20,7 +22,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options of every bench."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument('--json', type=Path, help='write the figures to this file as well')
-    options.add_argument('--quick', action='store_true', help='few repeats, for a first look')
+    options.add_argument('--quick', action='store_true',
+                         help='few repeats, for a first look: nothing is judged')
     return options
 
 
@@ -75,10 +78,26 @@ def table(title: str, columns: list[str], rows: list[list]) -> None:
             print('  '.join('-' * width for width in widths))
 
 
-def finish(options: argparse.Namespace, figures: dict) -> None:
-    """Print the machine and write the JSON file when one is asked for."""
-    figures = {'machine': machine(), **figures}
+def finish(options: argparse.Namespace, figures: dict, goals: Sequence[Goal]) -> int:
+    """
+    Print goals and machine, write the JSON file when one is asked for; return the exit status.
+
+    It is 0 where every goal held, 1 where one fell short; a quick run is not judged.
+    """
+    table('goals', ['goal', 'reached', 'wanted', ''], [
+        [goal.name, '-' if goal.value is None else f'{goal.value:.4g}', goal.wanted,
+         'held' if goal.held else 'SHORT'] for goal in goals])
+    print('\n' + verdict(goals, options.quick))
+    figures = {'machine': machine(), **figures, 'judged': not options.quick,
+               'goals': [goal.to_json() for goal in goals]}
     print(f'\nmachine: {figures["machine"]}')
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=1) + '\n')
+    return status(goals, options.quick)
+
+
+def skip(why: str) -> int:
+    """Say why nothing can be measured here; return the exit status that says so."""
+    print(f'skipped: {why}')
+    return SKIPPED

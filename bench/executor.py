@@ -10,9 +10,11 @@ that their sum is the price of splitting alone.
 from __future__ import annotations
 
 from statistics import median
+import sys
 import time
 
 from _common import finish, parser, ratio, table
+from _goals import at_most, Goal
 import torch
 from torch.fx.experimental.optimization import fuse
 
@@ -24,6 +26,7 @@ from hp_inference.runtime.memory import keep_freed_memory
 from hp_inference.split.plan import make_plan
 from hp_inference.split.program import compile_plan
 
+# At most so much of the module's time for the whole, of the whole's for two halves (None: no goal).
 GOALS = {'resnet50': (1.03, 1.2), 'vgg16': (1.03, 1.12), 'mobilenet_v3_large': (1.03, None)}
 
 
@@ -101,7 +104,16 @@ def measure(name: str, rounds: int, size: int) -> dict:
                                         'server': half_peaks[1]}}
 
 
-def main() -> None:
+def judge(models: dict) -> list[Goal]:
+    """Return what the ratios were to come to."""
+    return [at_most(f'{name}: {what}', figures[key][0], bound)
+            for name, figures in models.items()
+            for what, key, bound in zip(('whole / module', 'halves / whole'),
+                                        ('whole_over_module', 'halves_over_whole'),
+                                        figures['goals']) if bound is not None]
+
+
+def main() -> int:
     """Measure, print, write."""
     options = parser(__doc__)
     options.add_argument('--models', nargs='+', default=list(GOALS))
@@ -130,8 +142,9 @@ def main() -> None:
            'halves / whole', 'goal'], rows)
     table('most rows held at once [MB], weights apart', ['model', 'whole', 'robot half',
                                                          'server half'], peaks)
-    finish(options, {'rounds': rounds, 'size': options.size, 'models': figures})
+    return finish(options, {'rounds': rounds, 'size': options.size, 'models': figures},
+                  judge(figures))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -19,6 +19,7 @@ import subprocess
 import sys
 
 from _common import finish, parser, ros_domain, table
+from _goals import at_least, at_most, Goal, none
 import numpy as np
 
 MODEL, SIZE, PLAN = 'torchvision:resnet18', 224, 'full_offload'
@@ -29,6 +30,9 @@ SETTINGS = {'alone': {'count': 1},
             'beside a flood, in turns': {'count': 2, 'flooding': 1},
             'beside a flood, all at once': {'count': 2, 'flooding': 1, 'places': 64}}
 ROUNDS = 3
+# Goals: frames/s of the worst robot over the best one's; memory of each robot; how long a frame
+# takes beside a robot that floods the server, of what it takes alone, where robots take turns.
+FAIR, ROBOT_MB, BESIDE = 0.9, 20.0, 2.5
 
 
 def play(names: list[str], seconds: float, flooding: int) -> None:
@@ -73,7 +77,22 @@ def measure(count: int, seconds: float, flooding: int = 0, places: int = 1) -> d
     return json.loads(output.strip().splitlines()[-1])
 
 
-def main() -> None:
+def judge(fleets: dict[int, dict], per_robot_mb: float,
+          beside: dict[str, list[dict]]) -> list[Goal]:
+    """Return what the fleets, and the robot beside a flood, were to come to."""
+    robots = [robot for fleet in fleets.values() for robot in fleet['robots']]
+    robots += [robot for each in beside.values() for robot in each]
+    lost, wrong = _faults(robots)
+    alone, flooded = (median(robot['p50_ms'] for robot in beside[name])
+                      for name in list(SETTINGS)[:2])
+    return [none('lost frames', lost), none('wrong answers', wrong),
+            *(at_least(f'{count} robots: frames/s of the worst over the best', fleet['fairness'],
+                       FAIR) for count, fleet in fleets.items()),
+            at_most('MB of the server for each robot', per_robot_mb, ROBOT_MB),
+            at_most('a frame beside a flood, in turns, over one alone', flooded / alone, BESIDE)]
+
+
+def main() -> int | None:
     """Run fleet after fleet, print, write."""
     options = parser(__doc__)
     options.add_argument('--seconds', type=float, default=10.0, help='per fleet')
@@ -107,7 +126,8 @@ def main() -> None:
         [name, *(median(robot[figure] for robot in robots)
                  for figure in ('frames_per_s', 'p50_ms', 'p95_ms')), *_faults(robots)]
         for name, robots in beside.items()])
-    finish(options, {'fleets': fleets, 'memory_mb_per_robot': per_robot_mb, 'flood': beside})
+    return finish(options, {'fleets': fleets, 'memory_mb_per_robot': per_robot_mb,
+                            'flood': beside}, judge(fleets, per_robot_mb, beside))
 
 
 def _latencies(robots: list[dict]) -> tuple[float, float, float]:
@@ -122,4 +142,4 @@ def _faults(robots: list[dict]) -> tuple[int, int]:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

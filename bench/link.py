@@ -18,7 +18,8 @@ import subprocess
 import sys
 import time
 
-from _common import finish, parser, table
+from _common import finish, parser, skip, table
+from _goals import at_least, at_most, Goal, none
 import _link_peers
 import torch
 
@@ -27,7 +28,9 @@ from lab import host_environment, Lab, missing  # noqa: E402
 
 RATES = (10, 50, 100, 300)
 LOSSES = (0.0, 0.01, 0.03)
+# Of the goodput of TCP beside it, by packet loss; and how long a thread may be held up.
 GOALS = {0.0: 0.93, 0.01: 0.92, 0.03: 0.90}
+HELD_UP = 0.03
 DROP = (100, 10)
 SWITCHES_S = (0.005, 0.0001)  # Python's own switch interval, and a short one
 BLACKOUTS_S = (1.0, 3.5, 7.0)
@@ -102,7 +105,19 @@ def blackout(lab: Lab, sender: Sender, seconds: float) -> dict:
     return sender.answer()
 
 
-def main() -> None:
+def judge(cells: list[dict], held: list[dict]) -> list[Goal]:
+    """Return what the link was to carry, and how little computing was to be held up."""
+    goals = [none('values lost', sum(cell['lost'] for cell in cells))]
+    for cell in cells:
+        where = f'{cell["mbit_s"]:g} Mbit/s, {cell["loss"]:.0%} loss'
+        goals += [at_least(f'{where}: {what} over TCP', cell[key], GOALS[cell['loss']])
+                  for what, key in (('stream', 'stream_ratio'), ('one at a time', 'alone_ratio'))]
+    # The nodes set the short switch interval.
+    return goals + [at_most(f'{one["mbit_s"]:g} Mbit/s: computing held up', one['held_up'],
+                            HELD_UP) for one in held if one['switch_s'] == min(SWITCHES_S)]
+
+
+def main() -> int | None:
     """Run all cells, print, write."""
     options = parser(__doc__)
     options.add_argument('--rates', type=float, nargs='+', default=RATES, help='Mbit/s')
@@ -114,8 +129,7 @@ def main() -> None:
         sys.stdout.flush()
         os._exit(0)  # the spinning thread has nothing to end for
     if missing():
-        print(f'no lab on this machine, missing: {", ".join(missing())}')
-        return
+        return skip(f'no lab on this machine, missing: {", ".join(missing())}')
     from rclpy.utilities import get_rmw_implementation_identifier
 
     from hp_inference.link.dds import environment
@@ -155,10 +169,10 @@ def main() -> None:
         table('after a blackout', ['blackout s', 'first value there after s',
                                    'one that waits for nothing sent after s'],
               [[one['seconds'], one.get('first_s'), one['sent_s']] for one in blackouts])
-    finish(options, {'rmw': rmw, 'settings': Path(next(iter(
+    return finish(options, {'rmw': rmw, 'settings': Path(next(iter(
         environment(host_environment(), rmw).values()), '')).name, 'goodput': cells,
-        'held_up': held, 'drops': drops, 'blackouts': blackouts})
+        'held_up': held, 'drops': drops, 'blackouts': blackouts}, judge(cells, held))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

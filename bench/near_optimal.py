@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from itertools import islice, product
 from statistics import mean
+import sys
 
 from _common import finish, parser, table
+from _goals import at_most, Goal
 from _made_up import made_up
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from hp_planner.timeline.timeline import Population, Timeline
 RATES = [0.5, 2.0, 5.0, 10.0, 30.0, 200.0]
 SHARES, MOST_PLANS, BATCH = 9, 1_000_000, 20_000
 SHAPE = (1, 1, 32, 128)
+ROUNDING = 1e-6  # goal: never costlier than the cheapest of all enumerated plans
 # Operations and bytes per second and seconds per operator of a robot, and of a server.
 DEVICES = {'server 10 times as fast': ((1e8, 1e8, 1e-5), (1e9, 1e9, 1e-5)),
            'server 3 times as fast': ((3e8, 3e8, 1e-4), (1e9, 1e9, 3e-5))}
@@ -79,7 +82,13 @@ def exhaustive(loss: Loss) -> tuple[np.ndarray, int]:
     return best, shares
 
 
-def main() -> None:
+def judge(lines: list[dict]) -> list[Goal]:
+    """Return that no plan of LOSS was to be costlier than the cheapest enumerated one."""
+    return [at_most(f'{line["graph"]}, {line["devices"]}: cost over the least, less 1',
+                    line['worst'], ROUNDING) for line in lines]
+
+
+def main() -> int:
     """Compare, print, write."""
     args = parser(__doc__).parse_args()
     lines = []
@@ -98,8 +107,8 @@ def main() -> None:
     table('cost of LOSS over the least of all enumerated plans, less 1', [
         'graph', 'devices', 'cuts', 'shares', 'worst', 'mean'],
         [list(line.values())[:-1] for line in lines])
-    finish(args, {'lines': lines, 'rates': RATES})
+    return finish(args, {'lines': lines, 'rates': RATES}, judge(lines))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -15,6 +15,7 @@ import sys
 import time
 
 from _common import finish, parser, table
+from _goals import at_most, Goal
 from _made_up import made_up_setting
 import numpy as np
 
@@ -22,6 +23,8 @@ from hp_planner.loss.grid import LEAST_MBIT_S, MOST_MBIT_S, plan_table
 from hp_planner.loss.objective import Objective
 from hp_planner.timeline.timeline import Timeline
 
+# Goals: a minute a table, and what a laptop has to spare.
+PLANNING_S, PEAK_MB = 60.0, 2000.0
 CASES = [('resnet18', 31), ('resnet50', 31), ('densenet121', 31), ('resnet152', 31),
          ('resnet50', 7), ('resnet50', 15), ('resnet50', 61)]
 
@@ -39,14 +42,21 @@ def case(name: str, points: int) -> dict:
             'peak_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
 
 
-def main() -> None:
+def judge(cases: list[dict]) -> list[Goal]:
+    """Return how long planning was to take at most, and how much memory."""
+    return [at_most(f'{case["model"]} over {case["points"]} bandwidths: {what}', case[key], bound)
+            for case in cases for what, key, bound in (
+                ('planning s', 'planning_s', PLANNING_S), ('peak MB', 'peak_mb', PEAK_MB))]
+
+
+def main() -> int:
     """Run every case, print, write."""
     options = parser(__doc__)
     options.add_argument('--case', nargs=2, help='used by the bench itself')
     args = options.parse_args()
     if args.case:
         print(json.dumps(case(args.case[0], int(args.case[1]))))
-        return
+        return 0
     lines = []
     for name, points in CASES[:1] if args.quick else CASES:
         output = subprocess.run([sys.executable, __file__, '--case', name, str(points)],
@@ -55,8 +65,8 @@ def main() -> None:
         print(f'{name} over {points} bandwidths done', file=sys.stderr)
     table('planning', ['model', 'operators', 'bandwidths', 'capture s', 'planning s', 'plans',
                        'peak MB of the process'], [list(line.values()) for line in lines])
-    finish(args, {'cases': lines})
+    return finish(args, {'cases': lines}, judge(lines))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

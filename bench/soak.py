@@ -23,6 +23,7 @@ import threading
 import time
 
 from _common import finish, parser, table
+from _goals import at_most, Goal, none
 from _soak_events import Event, Events, RATE
 from _soak_hosts import Hosts
 from _soak_model import MEAN, MODEL, SHAPE, STD
@@ -197,28 +198,23 @@ def _kind(why: str) -> str:
     return re.sub(r'\d+', 'N', re.sub(r'[0-9a-f]{12,}', 'X', why))[:70]
 
 
-def judge(figures: dict) -> list[str]:
-    """Return what was missed, a line each."""
-    missed = [f'{figures[name]} {name.replace("_", " ")}' for name in
-              ('wrong', 'out_of_order_or_stale', 'lost') if figures[name] != 0]
-    missed += [f'{kind}: splitting was back after {worst} s, goal {BACK_S:g}'
-               for kind, times in figures['back_s'].items()
-               for worst in [_worst(times)] if worst is None or worst > BACK_S]
-    missed += [f'{count} tracebacks of {name}' for name, count in figures['tracebacks'].items()
-               if count]
-    if any(figures['exit_statuses']):
-        missed.append(f'exit statuses of servers told to stop: {figures["exit_statuses"]}')
+def judge(figures: dict) -> list[Goal]:
+    """Return what was to be reached."""
     early, _, late = figures['robot_mb']
-    if late > GROWTH * early:
-        missed.append(f'the robot has grown from {early:.0f} to {late:.0f} MB')
-    return missed
+    return [*(none(name.replace('_', ' '), figures[name])
+              for name in ('wrong', 'out_of_order_or_stale', 'lost')),
+            *(at_most(f'{kind}: slowest s to be back together',
+                      None if None in times else max(times), BACK_S)
+              for kind, times in figures['back_s'].items()),
+            *(none(f'tracebacks of {name}', count)
+              for name, count in figures['tracebacks'].items()),
+            none('servers told to stop that did not end well',
+                 sum(status != 0 for status in figures['exit_statuses'])),
+            at_most("the robot's memory at the end over that at a tenth of the way", late / early,
+                    GROWTH)]
 
 
-def _worst(times: list) -> float | None:
-    return None if None in times else max(times)
-
-
-def main() -> None:
+def main() -> int:
     """Run, print, write."""
     options = parser(__doc__)
     options.add_argument('--frames', type=int, default=10_000)
@@ -239,9 +235,7 @@ def main() -> None:
     table('memory in MB', ['process', 'figures'], [
         ['robot at 10, 50, 100 %', ' '.join(f'{mb:.0f}' for mb in figures['robot_mb'])],
         ['servers at their end', ' '.join(f'{mb:.0f}' for mb in figures['server_mb'])]])
-    missed = judge(figures)
-    print('\n' + '\n'.join(['missed:', *missed] if missed else ['every goal is met']))
-    finish(options, {'seed': options.seed, 'rate': options.rate, **figures, 'missed': missed})
+    return finish(options, {'seed': options.seed, 'rate': options.rate, **figures}, judge(figures))
 
 
 if __name__ == '__main__':

@@ -10,16 +10,19 @@ included, and from the start of the later process, which loads PyTorch and captu
 from __future__ import annotations
 
 from statistics import median
+import sys
 import threading
 import time
 
 from _common import finish, parser, table
+from _goals import at_most, Goal
 from _soak_hosts import Hosts
 
 PER_SECOND = 50.0
 SETTLE_S = 1.0  # the first node is up for so long when the second is started
 ANSWER_S = 60.0
 ALONE = 1  # InferenceResult.COMPUTED_ROBOT, which a process without rclpy does not import
+TOGETHER_S = 1.0  # goal, from both nodes being up, for every single start
 ORDERS = ('robot first', 'server first', 'both at once')
 
 
@@ -71,7 +74,14 @@ def start(order: str) -> dict:
                 'two_hosts': hosts.lab is not None}
 
 
-def main() -> None:
+def judge(starts: list[dict]) -> list[Goal]:
+    """Return how soon robot and server were to compute together."""
+    return [at_most(f'{order}: slowest s from both up', max(
+        one['up_to_together_s'] for one in starts if one['order'] == order), TOGETHER_S)
+        for order in ORDERS]
+
+
+def main() -> int:
     """Measure, print, write."""
     options = parser(__doc__)
     options.add_argument('--times', type=int, default=10, help='starts in each order')
@@ -87,8 +97,8 @@ def main() -> None:
         [[order, len(each), *(pick(one[key] for one in each) for key in (
             'up_to_together_s', 'start_to_together_s') for pick in (median, max))]
          for order in ORDERS for each in [[one for one in starts if one['order'] == order]]])
-    finish(options, {'starts': starts})
+    return finish(options, {'starts': starts}, judge(starts))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

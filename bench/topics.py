@@ -19,6 +19,7 @@ import threading
 import time
 
 from _common import finish, parser, ros_domain, table
+from _goals import at_least, at_most, Goal, none
 import numpy as np
 import torch
 
@@ -30,6 +31,8 @@ TRANSPORTS = {
 SHAPE = (1, 256, 32, 32)  # 1 MiB of float32
 DIGEST = bytes(32)
 PACED_BYTES_PER_S = 12.5e6  # 100 Mbit/s, a good Wi-Fi link
+# Goals: topics carry what the link does, and a thread beside a sender is hardly held up.
+MB_PER_S, HELD_UP = PACED_BYTES_PER_S / 1e6, 0.03
 
 
 def spec(rows: int = SHAPE[2]):
@@ -191,7 +194,16 @@ def held_up(sender: Sender, window: float, modes: dict[str, float | None]) -> di
             for mode in modes if mode != 'idle'}
 
 
-def main() -> None:
+def judge(transports: dict) -> list[Goal]:
+    """Return what each transport was to come to."""
+    return [goal for name, figures in transports.items() for goal in (
+        none(f'{name}: values lost', figures['lost']),
+        at_least(f'{name}: MB/s', figures['mb_per_s'], MB_PER_S),
+        at_most(f'{name}: computing held up at 100 Mbit/s', figures['computing_held_up']['paced'],
+                HELD_UP))]
+
+
+def main() -> int | None:
     """Run both processes under each transport, print, write."""
     options = parser(__doc__)
     options.add_argument('--seconds', type=float, default=10.0, help='per transport')
@@ -225,8 +237,8 @@ def main() -> None:
     table('1 MiB of float32, codec none, chunks of 60 kB', [
         'transport', 'MB/s', 'ms', 'ms a message', 'ns a byte', 'transfers', 'lost',
         'held up at 100 Mbit/s', 'held up flat out'], rows)
-    finish(options, {'transports': figures})
+    return finish(options, {'transports': figures}, judge(figures))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

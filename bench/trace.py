@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import random
 from statistics import mean, median
+import sys
 import threading
 import time
 
 from _common import finish, parser, table
+from _goals import at_most, Goal, none, SKIPPED
 from _rivals import ALL, PAYLOAD, POLICIES, rivals
 from _two_hosts import possible, TwoHosts
 from end_to_end import LINK, SLOWER
@@ -129,26 +131,23 @@ def measure(name: str, shape: tuple[int, ...], traces: dict[str, list], seconds:
                        for trace, each in results.items()}, 'log': logs[-4000:]}
 
 
-def judge(figures: dict) -> list[str]:
-    """Return what was missed, a line each."""
-    missed = [f'step to {step["mbit_s"]:g} Mbit/s: followed after {step["reaction_s"]} s, goal '
-              f'{REACTION_S}' for step in figures['steps']
-              if step['reaction_s'] is None or step['reaction_s'] > REACTION_S]
+def judge(figures: dict) -> list[Goal]:
+    """Return what was to be reached."""
+    goals = [at_most(f'step to {step["mbit_s"]:g} Mbit/s: followed after s', step['reaction_s'],
+                     REACTION_S) for step in figures['steps']]
     for trace, systems in figures['traces'].items():
         for system, s in systems.items():
-            if s['lost']:
-                missed.append(f'{trace}: {system} lost {s["lost"]} frames')
-            if not system.endswith(('lossy', 'jpeg')) and \
-                    s['worst_error'] > TOLERANCE[torch.float32]:
-                missed.append(f'{trace}: {system} answers off by {s["worst_error"]:.2g}')
+            goals.append(none(f'{trace}: frames that {system} lost', s['lost']))
+            if not system.endswith(('lossy', 'jpeg')):
+                goals.append(at_most(f'{trace}: error of {system}', s['worst_error'],
+                                     TOLERANCE[torch.float32]))
         if ORACLE in systems and 'exact' in systems:
-            over = systems['exact']['mean_s'] / systems[ORACLE]['mean_s']
-            if over > OF_ORACLE:
-                missed.append(f'{trace}: {over:.2f} of the oracle, goal {OF_ORACLE}')
-    return missed
+            goals.append(at_most(f'{trace}: exact over the oracle', systems['exact']['mean_s']
+                                 / systems[ORACLE]['mean_s'], OF_ORACLE))
+    return goals
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print, write."""
     options = parser(__doc__)
     options.add_argument('--traces', nargs='+', type=Path, default=[],
@@ -160,7 +159,7 @@ def main() -> None:
     options.add_argument('--systems', nargs='+', default=['exact', 'lossy', ORACLE, *ALL])
     options = options.parse_args()
     if not possible():
-        return
+        return SKIPPED
     torch.set_num_threads(1)
     keep_freed_memory()
     if options.quick:
@@ -182,11 +181,10 @@ def main() -> None:
             [[system, s['frames'], *(f'{1e3 * s[key]:.1f}' for key in ('mean_s', 'p95_s', 'max_s')),
               f'{s["mean_s"] / least:.2f}', f'{s["energy_j"]:.2f}', s['alone'], s['late'],
               s['switches'], s['lost']] for system, s in systems.items()])
-    missed = judge(figures)
-    print('\n' + '\n'.join(['missed:', *missed] if missed else ['every goal is met']))
-    finish(options, {'model': options.model, 'size': options.size, 'seconds': options.seconds,
-                     'seeds': options.seeds, **figures, 'missed': missed})
+    return finish(options, {'model': options.model, 'size': options.size,
+                            'seconds': options.seconds, 'seeds': options.seeds, **figures},
+                  judge(figures))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -15,14 +15,25 @@ import json
 import math
 import os
 import sys
+import traceback
 import warnings
 
 from hp_inference import __version__
 from hp_inference.commands import Outcome, UserError
+from hp_inference.text import line
 
 WRONG, BAD_USE, INTERRUPTED = 1, 2, 130
 MAX_SIDE = 16384
-MAX_THREADS = 1024
+MAX_THREADS, MAX_PLANS = 1024, 10_000
+MOST_SEED = 2 ** 62  # PyTorch takes twice as much, and --seed is where more begin
+# Far beyond every amount that makes sense, and far from where arithmetic overflows.
+MOST = 1e15
+# Characters of a complaint.
+MOST_TEXT = 2000
+OWN = ('hp_inference.', 'hp_planner.')
+# How PyTorch, numpy and the system say it.
+NO_MEMORY = ('allocate memory', 'not enough memory', 'out of memory', 'bad_alloc',
+             'failed to map segment', "can't start new thread")
 
 MODEL_HELP = ('torchvision:NAME, torchvision:NAME.PART, package.module:factory, '
               'path/file.py:factory or file.pt2')
@@ -53,7 +64,7 @@ def _numbers(text: str) -> tuple[float, ...]:
         numbers = tuple(float(part) for part in text.split(','))
     except ValueError:
         numbers = (math.nan,)
-    if not all(map(math.isfinite, numbers)):
+    if not all(abs(number) <= MOST for number in numbers):
         raise argparse.ArgumentTypeError(f'{text!r} is not one number per channel, like '
                                          '0.485,0.456,0.406')
     return numbers
@@ -82,22 +93,21 @@ def _amount(text: str) -> float:
         amount = float(text)
     except ValueError:
         amount = -1.0
-    if not 0 <= amount < math.inf:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 on')
+    if not 0 <= amount <= MOST:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0 on, up to {MOST:g}')
     return amount
 
 
-def _count(least: int, most: int = 2 ** 63 - 1):
+def _count(least: int, most: int = MOST_SEED):
     def count(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = least - 1
-        # PyTorch takes no larger seed.
         if not least <= number <= most:
             raise argparse.ArgumentTypeError(
                 f'{text!r} is not a whole number from {least} '
-                + (f'to {most}' if most <= MAX_THREADS else 'on'))
+                + (f'to {most}' if most < MOST_SEED else 'on'))
         return number
     return count
 
@@ -142,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command('graph', 'list the operators of a model and the rule of each')
     check = command('check', 'run random plans and compare them with the unsplit model')
-    check.add_argument('--plans', type=_count(1), default=20, metavar='N',
+    check.add_argument('--plans', type=_count(1, MAX_PLANS), default=20, metavar='N',
                        help='how many random plans (20)')
     check.add_argument('--seed', type=_count(0), default=0, metavar='S',
                        help='the plans are random:S, random:S+1, ... (0); a random image is drawn '
@@ -231,17 +241,6 @@ def _add_plan(sub: argparse.ArgumentParser) -> None:
                      help='the search draws under this seed (0)')
 
 
-def _user_errors() -> tuple[type[Exception], ...]:
-    """Return the errors whose text is all that a user needs; imports PyTorch."""
-    from hp_inference.graph.capture import CaptureError
-    from hp_inference.graph.models import ModelError
-    from hp_inference.runtime.pixels import BadImage
-    from hp_inference.split.errors import PlanError
-    from hp_planner.profile.device import ProfileError
-    from hp_planner.timeline.setting import SettingError
-    return UserError, ModelError, CaptureError, PlanError, BadImage, ProfileError, SettingError
-
-
 def _carry_out(args) -> Outcome:
     # As for a script, so that MODEL may be a module in the working directory; last, so that
     # nothing there hides an installed package.
@@ -254,6 +253,9 @@ def _carry_out(args) -> Outcome:
 
 
 def _print(text: str) -> None:
+    encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
+    # What the terminal can't show is part of a name that somebody gave to something.
+    text = text.encode(encoding, 'replace').decode(encoding)
     try:
         print(text, flush=True)
     except OSError as error:
@@ -263,26 +265,53 @@ def _print(text: str) -> None:
             raise UserError(f'can not write the answer: {error.strerror}') from error
 
 
-def _complain(message: object) -> int:
-    print('hp:', ' '.join(str(message).split()), file=sys.stderr)
+def _printable(text: str) -> str:
+    """Return text for a terminal: names of others in it can neither break nor colour its lines."""
+    return '\n'.join(line(each, len(each)) for each in text.split('\n'))
+
+
+def _reason(error: BaseException) -> str:
+    """Return what a user needs to know of an error, in one line."""
+    text = ' '.join(line(error, MOST_TEXT).split())
+    # Those of this package say what is wrong and what to do; asked so, as it may not be loaded.
+    if isinstance(error, ValueError) and type(error).__module__.startswith(OWN):
+        return text
+    if isinstance(error, MemoryError) or any(word in text for word in NO_MEMORY):
+        return f'there is not enough memory for this: {text or type(error).__name__}'
+    if isinstance(error, ImportError):
+        return f'{text}: hp needs PyTorch and the packages of requirements/'
+    if isinstance(error, OSError):
+        return f'the system refused something: {text}'
+    if isinstance(error, SystemExit):
+        return f'the code of the model ended the program: {type(error).__name__} {text}'
+    return f'{type(error).__name__}: {text} ({_where(error)}): hp can not go on'
+
+
+def _where(error: BaseException) -> str:
+    """Return the file and the line that an error comes from."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{line(frame.filename)}, line {frame.lineno}'
+
+
+def _complain(message: str) -> int:
+    with contextlib.suppress(OSError, ValueError):  # nobody hears
+        print('hp:', message, file=sys.stderr)
     return BAD_USE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command line and return its exit status: 0, 1 (wrong), 2 (bad use) or 130."""
     try:
-        args = _parser().parse_args(argv)
+        try:
+            args = _parser().parse_args(argv)
+        except SystemExit as done:  # --help and --version
+            return done.code or 0
         outcome = _carry_out(args)
-        _print(json.dumps(outcome.data, allow_nan=False) if args.json else outcome.text)
+        _print(json.dumps(outcome.data, allow_nan=False) if args.json
+               else _printable(outcome.text))
         return 0 if outcome.ok else WRONG
-    except SystemExit as done:  # --help and --version
-        return done.code or 0
     except KeyboardInterrupt:
         print('hp: interrupted', file=sys.stderr)
         return INTERRUPTED
-    except UserError as error:
-        return _complain(error)
-    except ImportError as error:
-        return _complain(f'{error}: hp needs PyTorch and the packages of requirements/')
-    except _user_errors() as error:
-        return _complain(error)
+    except BaseException as error:  # the code of models may raise anything
+        return _complain(_reason(error))

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import errno
 import os
 from pathlib import Path
 import secrets
 import stat
+from typing import BinaryIO
 
 from hp_inference.text import line
 
@@ -33,16 +36,8 @@ def read(path: str | os.PathLike, most: int, at: int | None = None, *,
     it is to be ``private``, only its owner may have access, who is this process's user or root.
     Raises FileError.
     """
+    handle, told = _open(path, at)
     try:
-        # Without O_NONBLOCK opening a pipe waits for somebody to write to it.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-                         | (0 if at is None else os.O_NOFOLLOW), dir_fd=at)
-    except (OSError, ValueError) as error:  # the latter for a name that can be none
-        raise refusal('read', path, error) from error
-    try:
-        told = os.fstat(handle)
-        if not stat.S_ISREG(told.st_mode):
-            raise refusal('read', path, 'it is no regular file')
         if private:
             _check_private(path, told)
         data = bytearray()
@@ -61,12 +56,41 @@ def read(path: str | os.PathLike, most: int, at: int | None = None, *,
     return bytes(data)
 
 
+def _open(path: str | os.PathLike, at: int | None = None) -> tuple[int, os.stat_result]:
+    """Return a descriptor of a regular file and what it tells of itself; raises FileError."""
+    try:
+        # Without O_NONBLOCK opening a pipe waits for somebody to write to it.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+                         | (0 if at is None else os.O_NOFOLLOW), dir_fd=at)
+    except (OSError, ValueError) as error:  # the latter for a name that can be none
+        raise refusal('read', path, error) from error
+    told = os.fstat(handle)
+    if not stat.S_ISREG(told.st_mode):
+        os.close(handle)
+        raise refusal('read', path, 'it is no regular file')
+    return handle, told
+
+
 def read_text(path: str | os.PathLike, most: int, at: int | None = None) -> str:
     """Return what is in a regular file of text (UTF-8, a leading mark is left out), as ``read``."""
     try:
         return read(path, most, at).decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise refusal('read', path, f'it is not text: {error}') from error
+
+
+@contextmanager
+def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
+    """
+    Yield a regular file and its size, for what reads pieces of it by itself.
+
+    Raises FileError, also for a file that says that it is empty: /proc/kmsg does, and waits.
+    """
+    handle, told = _open(path)
+    with open(handle, 'rb') as file:
+        if not told.st_size:
+            raise refusal('read', path, 'it is empty')
+        yield file, told.st_size
 
 
 def write(path: str | os.PathLike, data: bytes | str, at: int | None = None) -> None:
@@ -79,6 +103,9 @@ def write(path: str | os.PathLike, data: bytes | str, at: int | None = None) -> 
     place = Path(path)
     made = place.parent / f'.{place.name[:50]}.{secrets.token_hex(8)}'
     try:
+        # Renaming over a device or a pipe would do away with it, for root even with /dev/null.
+        if at is None and place.exists() and not place.is_file():
+            raise refusal('write', path, 'it is no regular file')
         data = data.encode() if isinstance(data, str) else data
         handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666,
                          dir_fd=at)
@@ -91,6 +118,8 @@ def write(path: str | os.PathLike, data: bytes | str, at: int | None = None) -> 
         except BaseException:
             os.unlink(made, dir_fd=at)
             raise
+    except FileError:
+        raise
     except (OSError, ValueError) as error:
         raise refusal('write', path, error) from error
 

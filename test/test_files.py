@@ -62,6 +62,32 @@ def test_text_is_utf_8_and_a_leading_mark_is_no_part_of_it(tmp_path):
         files.read_text(tmp_path / 'b', 10)
 
 
+@pytest.mark.parametrize('path', ['/dev/zero', '/dev/null', '.', 'no/such/file', '\ud800'])
+def test_what_is_no_regular_file_is_not_opened_either(path):
+    with pytest.raises(FileError, match='can not read'), files.opened(path):
+        pass
+
+
+def test_a_file_is_opened_with_its_size(tmp_path):
+    (tmp_path / 'f').write_bytes(b'abc')
+    with files.opened(tmp_path / 'f') as (file, size):
+        assert (file.read(), size) == (b'abc', 3)
+
+
+def test_a_file_that_says_it_is_empty_is_not_opened(tmp_path):
+    (tmp_path / 'f').touch()
+    with pytest.raises(FileError, match='it is empty'), files.opened(tmp_path / 'f'):
+        pass
+
+
+def test_a_pipe_is_never_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(FileError, match='no regular file'):
+        files.write(tmp_path / 'pipe', 'x')
+    assert stat.S_ISFIFO((tmp_path / 'pipe').stat().st_mode)
+    assert os.listdir(tmp_path) == ['pipe']
+
+
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
     path = tmp_path / 'f'
     files.write(path, 'old')

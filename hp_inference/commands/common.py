@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from hp_inference import files
 from hp_inference.commands import UserError
 from hp_inference.graph.capture import ImageModel
 from hp_inference.graph.layout import Layout
@@ -23,7 +24,7 @@ from hp_inference.split.program import compile_plan
 from hp_inference.split.source import read_plans
 from hp_inference.text import line
 
-MAX_IMAGE_BYTES = 256 << 20
+MAX_IMAGE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,9 @@ def open_plan(args, layout: Layout) -> Plan:
     """
     Return the plan that the arguments name: one made by name, or one from a plan or table file.
 
-    Raises UserError for a file that can't be read, PlanError for what is not a plan of this graph.
+    Raises PlanError, and UserError for a plan that is not there.
     """
-    try:
-        plans = read_plans(args.plan, layout)
-    except OSError as error:
-        raise UserError(f'can not read {args.plan}: {error.strerror}') from error
+    plans = read_plans(args.plan, layout)
     if args.index >= len(plans):
         raise UserError(f'--index {args.index}: {args.plan} is {len(plans)} plan(s), expected '
                         f'0 to {len(plans) - 1}')
@@ -100,25 +98,27 @@ def open_plan(args, layout: Layout) -> Plan:
 
 
 def open_image(path: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return an image file as a model's input, uint8 ``shape``; raises UserError, BadImage."""
+    """Return an image file as a model's input, uint8 ``shape``; raises FileError, BadImage."""
     _, channels, height, width = shape
+    return pixels.fit(pixels.decode(files.read(path, MAX_IMAGE_BYTES)), channels, height, width)
+
+
+def writable(name: str) -> Path:
+    """
+    Return the file to write at the end of links, nothing made yet.
+
+    Raises UserError for one that can't be written, before minutes are spent on it.
+    """
     try:
-        with open(path, 'rb') as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
-    except OSError as error:
-        raise UserError(f'can not read {path}: {error.strerror}') from error
-    if len(data) > MAX_IMAGE_BYTES:
-        raise UserError(f'{path} has more than {MAX_IMAGE_BYTES} bytes')
-    return pixels.fit(pixels.decode(data), channels, height, width)
-
-
-def check_writable(path: Path) -> None:
-    """Raise UserError for a file that can't be written, before minutes are spent on it."""
-    place = path if path.exists() else path.parent
-    fits = not path.is_dir() if path.exists() else place.is_dir()
-    if not fits or not os.access(place, os.W_OK):
-        raise UserError(f'can not write {path}: give --out a file in a folder that exists and '
-                        'may be written to')
+        path = Path(os.path.realpath(name))
+        fits = path.is_file() if path.exists() else path.name != ''
+        fits = fits and path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)
+    except (OSError, ValueError):  # a name that is too long, or can be none
+        fits = False
+    if not fits:
+        raise UserError(f'can not write {line(name)}: give --out a file in a folder that exists '
+                        'and may be written to')
+    return path
 
 
 def random_image(shape: tuple[int, ...], seed: int) -> torch.Tensor:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
+from hp_inference import files
 from hp_inference.commands import Outcome, UserError
-from hp_inference.commands.common import check_writable, columns, open_subject
+from hp_inference.commands.common import columns, open_subject, writable
 from hp_inference.commands.progress import bar
 from hp_inference.runtime.meters import UNKNOWN
 from hp_planner.loss.grid import checked_grid, default_grid, plan_table
@@ -27,21 +27,17 @@ def run(args) -> Outcome:
     if args.pareto is not None and not args.pareto > 0:
         raise UserError('--pareto is for a bandwidth above 0 Mbit/s')
     link = _link(args)
-    profiles = [_profile(path) for path in (args.robot, args.server)]
-    out = Path(args.out)
-    check_writable(out)
+    profiles = [DeviceProfile.load(path) for path in (args.robot, args.server)]
+    out = writable(args.out)
     subject = open_subject(args)
     timeline = Timeline(Setting(subject.layout, *profiles, link))
     with bar(not args.json) as progress:
         table = plan_table(timeline, objective, grid, args.policy, args.seed, args.swing,
                            args.pareto, progress)
-    try:
-        out.write_text(table.dumps(), encoding='utf-8')
-    except OSError as error:
-        raise UserError(f'can not write {out}: {error.strerror}') from error
+    files.write(out, table.dumps())
     record = table.record
     known = record['power']['source'] != UNKNOWN
-    data = {'table': str(out), 'model': subject.layout.graph.model,
+    data = {'table': args.out, 'model': subject.layout.graph.model,
             'digest': table.digest.hex(), 'plans': [plan.name for plan in table.plans],
             **{key: record[key] for key in ('objective', 'policy', 'grid', 'baselines', 'pareto',
                                             'seconds')},
@@ -52,7 +48,7 @@ def run(args) -> Outcome:
     text = [subject.title, f'objective {objective.name}, policy {args.policy}, {link.duplex} '
             'duplex', '', *_summary(record), '', *_limits(record), *_front(record, known),
             f'{len(table.plans)} plans, {len(table.choices)} choices, {record["seconds"]:.1f} s '
-            f'-> {out}']
+            f'-> {args.out}']
     return Outcome(data, '\n'.join(text))
 
 
@@ -71,13 +67,6 @@ def _link(args) -> LinkModel:
     if args.round_trip_ms is not None:
         link = replace(link, round_trip_s=args.round_trip_ms * 1e-3)
     return link
-
-
-def _profile(path: str) -> DeviceProfile:
-    try:
-        return DeviceProfile.load(path)
-    except OSError as error:
-        raise UserError(f'can not read {path}: {error.strerror}') from error
 
 
 def _fastest(record: dict, i: int) -> tuple[str, float]:

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from statistics import median
 import time
 
 import torch
 
 from hp_inference.commands import Outcome, UserError
-from hp_inference.commands.common import check_writable, columns, open_image, open_subject
+from hp_inference.commands.common import columns, open_image, open_subject, writable
 from hp_inference.commands.progress import bar
 from hp_inference.graph.layout import Layout
 from hp_inference.runtime.executor import Executor, Trace
@@ -31,8 +30,7 @@ STEADY = 0.8, 1.25
 
 def run(args) -> Outcome:
     """Measure a model on ``args.device`` and write the profile to ``args.out``."""
-    out, device = Path(args.out), _device(args.device)
-    check_writable(out)
+    out, device = writable(args.out), _device(args.device)
     subject = open_subject(args)
     image = (open_image(args.image, subject.shape) if args.image
              else sample_image(subject.shape))
@@ -42,14 +40,11 @@ def run(args) -> Outcome:
     with bar(not args.json) as progress:
         power = _power(args, layout, image)
         made = profile(layout, image, power, progress=progress)
-    try:
-        made.save(out)
-    except OSError as error:
-        raise UserError(f'can not write {out}: {error.strerror}') from error
+    made.save(out)
     seconds = time.monotonic() - begun
     slowest = sorted(range(1, len(layout.rows)), key=lambda v: -made.operators[v - 1].seconds[-1])
     shares = {share: _time_share(made, layout, share) for share in SHARES}
-    data = {'profile': str(out), **{key: getattr(made, key) for key in (
+    data = {'profile': args.out, **{key: getattr(made, key) for key in (
         'model', 'model_digest', 'device', 'host', 'threads', 'whole_s', 'scale', 'message_s',
         'byte_s')}, 'operators': len(made.operators), 'spread': _spread(made),
         'slowest': [{'value': v, 'name': graph.values[v].name, **asdict(made.operators[v - 1])}
@@ -58,7 +53,7 @@ def run(args) -> Outcome:
         'codecs': {name: asdict(speed) for name, speed in made.codecs.items()},
         'power': asdict(made.power), 'seconds': round(seconds, 3)}
     lines = [subject.title, '', *_lines(made, shares), '', *_operators(made, layout, slowest), '',
-             f'{len(made.operators)} operators in {seconds:.0f} s -> {out}']
+             f'{len(made.operators)} operators in {seconds:.0f} s -> {args.out}']
     return Outcome(data, '\n'.join(lines))
 
 
@@ -66,7 +61,7 @@ def _device(text: str) -> torch.device:
     """Return a device that is here; raises UserError."""
     try:
         device = torch.device(text)
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # the latter for text that is none
         device = None
     if device is None or device.type not in ('cpu', 'cuda'):
         raise UserError(f'--device {text} is no device, expected cpu, cuda or cuda:N')

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 
+import numpy as np
+
 from hp_inference.commands import Outcome, UserError
-from hp_inference.split.errors import PlanError
+from hp_inference.commands.progress import bar
 from hp_planner.report import trace
 from hp_planner.report.table_file import label, read_table_file, TABLE, TableFile
 
@@ -19,34 +22,43 @@ LOSSY = 'full_offload_jpeg'
 
 def run(args) -> Outcome:
     """Run inferences back to back along ``args.trace`` under the table and every baseline."""
-    try:
-        table = read_table_file(args.table)
-        samples = trace.read_trace(args.trace)
-    except (PlanError, trace.TraceError) as error:
-        raise UserError(str(error)) from error
+    table = read_table_file(args.table)
+    samples = trace.load_trace(args.trace)
     if len(table.record.grid) < 2:
         raise UserError(f'plan table {args.table} was made for {table.record.grid[0]:g} Mbit/s '
                         'alone: make one for the bandwidths of the trace')
-    seconds = trace.durations(samples)
-    mean = sum(map(lambda sample, held: sample.mbit_s * held, samples, seconds)) / sum(seconds)
-    found = {approach: along(table, approach, samples) for approach in table.approaches}
+    held = trace.held(samples[:, 0])
+    seconds = float(held.sum())
+    mean = float((samples[:, 1] * held).sum()) / seconds
+    found: dict[str, trace.Outcome] = {}
+    with bar(not args.json) as progress:
+        for approach in table.approaches:
+            alike = next((known for known in found if same(table, known, approach, samples)), None)
+            found[approach] = found[alike] if alike else along(
+                table, approach, samples, partial(progress, label(approach)))
     data = {'table': str(args.table), 'model': table.model, 'objective': table.record.objective,
-            'trace': str(args.trace), 'samples': len(samples), 'seconds': sum(seconds),
+            'trace': str(args.trace), 'samples': len(samples), 'seconds': seconds,
             'mean_mbit_s': mean,
             'results': {approach: asdict(outcome) for approach, outcome in found.items()}}
     text = [f'{table.model}  table {args.table}, objective {table.record.objective}',
-            f'trace {args.trace}: {len(samples)} samples, {sum(seconds):.0f} s, mean '
+            f'trace {args.trace}: {len(samples)} samples, {seconds:.0f} s, mean '
             f'{mean:.1f} Mbit/s', '', *_lines(found), *_gain(table, found)]
     return Outcome(data, '\n'.join(text))
 
 
-def along(table: TableFile, approach: str, samples: list[trace.Sample]) -> trace.Outcome:
-    """Return what the table, or one of its baselines, comes to along a trace."""
+def same(table: TableFile, one: str, other: str, samples: np.ndarray) -> bool:
+    """Return whether two approaches put the same plans in force along a trace."""
+    return table.plans_at(one, samples[:, 1]) == table.plans_at(other, samples[:, 1])
+
+
+def along(table: TableFile, approach: str, samples: np.ndarray,
+          progress: Callable[[int, int], None] = lambda done, of: None) -> trace.Outcome:
+    """Return what the table, or one of its baselines, comes to along a trace, [samples, 2]."""
     record = table.record
-    outcome = trace.run_trace(
-        samples, partial(table.plan_at, approach),
-        lambda plan, rate: (record.latency_at(plan, rate), record.energy_at(plan, rate)),
-        record.waiting_w)
+    outcome = trace.follow(
+        samples, partial(table.plans_at, approach),
+        lambda plan, rates: (record.latency_at(plan, rates), record.energy_at(plan, rates)),
+        record.waiting_w, progress)
     return outcome if record.power_known else replace(outcome, energy_j=None)
 
 

@@ -14,11 +14,14 @@ from pathlib import Path
 import sys
 import traceback
 from types import ModuleType
+from typing import BinaryIO
 import warnings
+import zipfile
 
 import torch
 from torch.fx.node import map_aggregate
 
+from hp_inference import files
 from hp_inference.files import FileError
 from hp_inference.graph.draw import draw_weights
 from hp_inference.graph.exported import ExportError, load_exported
@@ -218,11 +221,14 @@ def _exported(name: str) -> torch.nn.Module:
 
 
 def _load_weights(module: torch.nn.Module, weights: str, name: str) -> None:
-    if not Path(weights).is_file():
-        raise ModelError(f'there is no weights file {weights}')
     try:
-        with quiet():
-            state = torch.load(weights, map_location='cpu', weights_only=True)
+        with quiet(), files.opened(weights) as (file, size):
+            _check_packing(file, size, weights)
+            state = torch.load(file, map_location='cpu', weights_only=True)
+    except files.FileError as error:
+        raise ModelError(f'weights: {error}') from error
+    except ModelError:
+        raise
     except Exception as error:  # broken files and refused contents raise many types
         # Of a long text about trust, only the line that says what was refused.
         reason = str(error).rpartition('trusted source.')[2]
@@ -231,7 +237,7 @@ def _load_weights(module: torch.nn.Module, weights: str, name: str) -> None:
                          f'torch.save(model.state_dict(), ...): {_first_line(reason)}') from error
     try:
         keys = module.load_state_dict(state, strict=False)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # what is no name, no tensor or of another shape
         reason = str(error).partition('\n')[2] or str(error)  # without the heading
         raise ModelError(f'{weights} does not hold the weights of {name}: '
                          f'{_first_line(reason)}') from error
@@ -239,6 +245,17 @@ def _load_weights(module: torch.nn.Module, weights: str, name: str) -> None:
         raise ModelError(
             f'{weights} does not hold the weights of {name}: {_some(keys.missing_keys)} missing, '
             f'{_some(keys.unexpected_keys)} too many; expected the state dict of this very model')
+
+
+def _check_packing(file: BinaryIO, size: int, weights: str) -> None:
+    """Raise ModelError for an archive that unpacks to more than there is of it."""
+    if zipfile.is_zipfile(file):
+        file.seek(0)
+        unpacked = sum(member.file_size for member in zipfile.ZipFile(file).infolist())
+        if unpacked > size:
+            raise ModelError(f'weights file {line(weights)} has {size} bytes and unpacks to '
+                             f'{unpacked}: torch.save packs nothing, save it again')
+    file.seek(0)
 
 
 def _first_line(text: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-import math
 from pathlib import Path
 import threading
 import time
@@ -25,6 +24,7 @@ BOARD_LABEL = 'VDD_IN'  # of a Jetson's three channels the one that feeds all
 SAMPLE_S = 0.05
 # How far back a Recording knows, in samples: 100 s, and no frame has a deadline over 60 s.
 REMEMBERED = 2000
+MOST_W = 1e9
 UNKNOWN = 'unknown'  # the source of watts that nobody measured or gave
 
 
@@ -54,9 +54,9 @@ class Power:
         for name in ('waiting_w', 'communicating_w', 'computing_w'):
             watts = getattr(self, name)
             if (isinstance(watts, bool) or not isinstance(watts, (int, float))
-                    or not 0 <= watts < math.inf):
+                    or not 0 <= watts <= MOST_W):
                 raise BadPower(f'power {name} is {shown(watts)}, expected a finite number '
-                               'from 0 on (watts)')
+                               f'from 0 on (watts), up to {MOST_W:g}')
         if not isinstance(self.source, str):
             raise BadPower(f'power source is {shown(self.source)}, expected text')
 

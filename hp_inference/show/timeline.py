@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,11 +41,12 @@ class Panel:
     end_s: float
 
 
-def draw(panels: Sequence[Panel], path: Path | str, title: str = '') -> None:
+def draw(panels: Sequence[Panel], path: Path | str | BinaryIO, title: str = '') -> None:
     """
     Write a picture with one panel per frame, all on one time axis, to a file.
 
-    The suffix of ``path`` gives the format. Raises ValueError without panels.
+    The suffix of ``path`` gives the format; an open file gets a PNG. Raises ValueError without
+    panels.
     """
     if not panels:
         raise ValueError('there is no frame to draw')

@@ -19,6 +19,10 @@ from hp_inference.split.table_json import ALONE
 FIGURES = ('latency_s', 'energy_j', 'robot_busy_s', 'server_busy_s', 'radio_busy_s')
 SIZES = ('up_bytes', 'down_bytes', 'robot_peak_bytes', 'server_peak_bytes')
 
+# Mbit/s: on a slower link no frame ever ends, and one over it is no number to count with.
+_NO_LINK = 1e-12
+
+
 @dataclass(frozen=True)
 class Curve:
     """
@@ -59,16 +63,16 @@ class Curve:
 
         Beyond the grid the end segments go on; a slower link makes nothing smaller, and a faster
         one no frame shorter than its longer-working side. With one rate in the grid the figure
-        holds everywhere. At 0, and for NaN, a plan that travels never ends: infinity.
-        ``throughput``: frames per second with several in flight, of the slowest of robot, radio
-        and server.
+        holds everywhere. At 0 (or next to it), and for NaN, a plan that travels never ends:
+        infinity. ``throughput``: frames per second with several in flight, of the slowest of
+        robot, radio and server.
         """
         if figure == 'throughput':
             return 1 / np.maximum(self.at(mbit_s, 'radio_busy_s'), np.maximum(
                 self.at(mbit_s, 'robot_busy_s'), self.at(mbit_s, 'server_busy_s')))
         values, x = getattr(self, figure)[::-1], self._inverse
         rate = np.asarray(mbit_s, float)
-        linked = rate > 0
+        linked = rate > _NO_LINK
         wanted = 1 / np.where(linked, rate, 1.0)
         made = np.interp(wanted, x, values)
         if len(x) > 1:

@@ -6,13 +6,19 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from hp_inference.split.errors import PlanError, shown
+from hp_inference.text import line
 
-# Far above every figure, and far from where arithmetic overflows.
-_MOST = 1e100
+# Far beyond every figure, and far from where arithmetic overflows or comes to nothing.
+_LEAST, _MOST = 1e-100, 1e100
 
 
 class RecordError(PlanError):
     """A table's record that is not there or makes no sense; the text says where and why."""
+
+
+def _check_text(text: str, where: str) -> None:
+    if line(text) != text:
+        raise RecordError(f'{where} is {shown(text)}, expected one line of text that can be shown')
 
 
 class Part:
@@ -21,6 +27,8 @@ class Part:
     def __init__(self, data: object, where: str):
         if not isinstance(data, dict):
             raise RecordError(f'{where} is {shown(data)}, expected an object')
+        for key in data:
+            _check_text(key, f'a key of {where}')
         self.data, self.where = data, where
 
     def get(self, key: str, kind: type):
@@ -30,6 +38,8 @@ class Part:
         item = self.data[key]
         if not isinstance(item, kind):
             raise RecordError(f'"{key}" of {self.where} is {shown(item)}, expected {kind.__name__}')
+        if kind is str:
+            _check_text(item, f'"{key}" of {self.where}')
         return item
 
     def number(self, key: str, above: bool = False) -> float:
@@ -83,9 +93,9 @@ class Part:
 
     def _number(self, item: object, key: str, above: bool) -> float:
         if (isinstance(item, bool) or not isinstance(item, (int, float))
-                or not 0 <= item <= _MOST or above and item == 0):
+                or not (_LEAST if above else 0) <= item <= _MOST):
             raise RecordError(f'"{key}" of {self.where} holds {shown(item)}, expected a finite '
-                              f'number {"above 0" if above else "from 0 on"}')
+                              f'number {"above 0" if above else "from 0 on"} up to {_MOST:g}')
         return float(item)
 
     def _name(self, item: object, known: Collection[str]) -> str:

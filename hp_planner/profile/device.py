@@ -20,8 +20,9 @@ from hp_inference.text import host_name, line, NAME, plain
 from hp_inference.text import MOST as MOST_TEXT
 
 FORMAT, KIND = 1, 'device_profile'
-MAX_BYTES = 64 << 20
-MOST = 1e15  # far above every figure, and far from where arithmetic overflows
+MAX_BYTES = 16 << 20  # 100 times what the largest networks need
+# Far beyond every figure, and far from where arithmetic overflows or comes to nothing.
+LEAST, MOST = 1e-15, 1e15
 AGAIN = 'measure it again with hp profile'
 
 
@@ -235,8 +236,8 @@ class DeviceProfile:
         return cls.from_json(data)
 
     def save(self, path: str | Path) -> None:
-        """Write the profile to a file; raises OSError."""
-        Path(path).write_text(self.dumps(), encoding='utf-8')
+        """Write the profile to a file; raises FileError."""
+        files.write(path, self.dumps())
 
     @classmethod
     def load(cls, path: str | Path) -> DeviceProfile:
@@ -286,13 +287,13 @@ def _list(item: object, where: str) -> tuple:
 
 def _number(number: object, where: str, unit: str, above: bool = False) -> None:
     if (isinstance(number, bool) or not isinstance(number, (int, float))
-            or not (0 < number < MOST or number == 0 and not above)):
+            or not (LEAST if above else 0) <= number < MOST):
         raise ProfileError(f'{where} is {shown(number)}, expected a finite number '
                            f'{"above 0" if above else "from 0 on"} ({unit})')
 
 
 def _whole_number(number: object, where: str, least: int = 0) -> None:
-    if type(number) is not int or number < least:
+    if type(number) is not int or not least <= number <= MOST:
         raise ProfileError(f'{where} is {shown(number)}, expected a whole number from {least} on')
 
 

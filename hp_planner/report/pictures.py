@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import io
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -14,7 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 import numpy as np
 
+from hp_inference import files
 from hp_inference.show import timeline
+from hp_inference.text import line
 from hp_planner.report.record import Compromise, Point
 from hp_planner.report.table_file import label, TABLE, TableFile
 
@@ -42,11 +45,10 @@ def write_pictures(table: TableFile, folder: Path, mbit_s: Sequence[float] = ())
     Write the pictures of a table as PNG files into a folder, and return their paths.
 
     ``mbit_s``: where to draw the time line, at the nearest rates of the grid; without any, at a
-    few rates at which something travels. No energy where nobody knows the robot's power. Raises
-    OSError.
+    few rates at which something travels. No energy where nobody knows the robot's power. All are
+    drawn before the first is written. Raises OSError for the folder, FileError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    record, written = table.record, []
+    record, pictures = table.record, {}
     with rc_context({'text.parse_math': False}):  # names are names, whatever is in them
         drawn = [(name, _against_bandwidth(table, *about)) for name, about in _CURVES.items()
                  if name != 'energy' or record.power_known]
@@ -55,12 +57,14 @@ def write_pictures(table: TableFile, folder: Path, mbit_s: Sequence[float] = ())
         if record.pareto:
             drawn.append(('pareto', _pareto(table)))
         for name, figure in drawn:
-            written.append(folder / f'{name}.png')
-            figure.savefig(written[-1])
-        written.append(folder / 'timeline.png')
+            figure.savefig(pictures.setdefault(f'{name}.png', io.BytesIO()))
         timeline.draw([_panel(point) for point in lane_points(record.points, mbit_s)],
-                      written[-1], f'{table.model}, predicted')
-    return written
+                      pictures.setdefault('timeline.png', io.BytesIO()),
+                      f'{table.model}, predicted')
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        files.write(folder / name, picture.getvalue())
+    return [folder / name for name in pictures]
 
 
 def lane_points(points: Sequence[Point], mbit_s: Sequence[float] = ()) -> list[Point]:
@@ -149,7 +153,7 @@ def _shares(table: TableFile) -> Figure:
     _log(axes, 'y')
     step = max(1, -(-len(depth) // _NAMES))
     names = [table.graph['values'][value].get('name', value) for value in depth[::step]]
-    axes.set_xticks(np.arange(0, len(depth), step) + 0.5, [str(name)[:20] for name in names],
+    axes.set_xticks(np.arange(0, len(depth), step) + 0.5, [line(name, 20) for name in names],
                     rotation=50, ha='right', rotation_mode='anchor', fontsize=8)
     axes.set_xlabel('depth of the network', color=_INK, fontsize=9)
     axes.set_ylabel('bandwidth [Mbit/s]', color=_INK, fontsize=9)

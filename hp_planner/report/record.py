@@ -7,8 +7,10 @@ It lies in the table file, so that traces and pictures need no model, no profile
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from hp_inference.runtime.meters import UNKNOWN
 from hp_inference.runtime.spans import Span
@@ -83,17 +85,17 @@ class Record:
             () if pareto is None else tuple(map(_compromise, pareto.parts('points'))),
             None if pareto is None else pareto.number('mbit_s', above=True))
 
-    def baseline_at(self, name: str, mbit_s: float) -> str:
+    def baselines_at(self, name: str, mbit_s: np.ndarray) -> list[str]:
         """
-        Return the name of the plan that a baseline uses at a rate.
+        Return the names of the plans that a baseline uses at some rates.
 
-        It is that of the grid's rate at or next below; below the grid a baseline that looks at
+        Each is that of the grid's rate at or next below; below the grid a baseline that looks at
         the bandwidth computes on the robot alone, like the table.
         """
         plans = self.baselines[name]
         if name in FIXED:
-            return plans[0]
-        return ([ALONE] + [plan for rate, plan in zip(self.grid, plans) if rate <= mbit_s])[-1]
+            return [plans[0]] * len(mbit_s)
+        return at_or_below(self.grid, plans, mbit_s)
 
     def latency_at(self, name: str, mbit_s):
         """Return a plan's latency in seconds at a rate (or an array), infinite without a link."""
@@ -102,6 +104,13 @@ class Record:
     def energy_at(self, name: str, mbit_s):
         """Return a plan's energy per inference in joules at a rate (or an array)."""
         return self.curves[name].at(mbit_s, 'energy_j')
+
+
+def at_or_below(rates: Sequence[float], names: Sequence[str], mbit_s: np.ndarray) -> list[str]:
+    """Return the names that ascending ``rates`` have from each on, robot_only before the first."""
+    named = [ALONE, *names]
+    places = np.searchsorted(rates, np.where(mbit_s > 0, mbit_s, 0.0), 'right')
+    return [named[place] for place in places.tolist()]
 
 
 def _points(top: Part, grid: tuple[float, ...], known: Mapping) -> tuple[Point, ...]:

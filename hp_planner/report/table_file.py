@@ -8,19 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
+from hp_inference import files
 from hp_inference.split.errors import PlanError, shown
 from hp_inference.split.record_json import Part, RecordError
 from hp_inference.split.table_json import (
     check_format,
     checked_choices,
     Choice,
-    choose,
     MAX_JSON_BYTES,
     MAX_PLANS,
     read_choices,
     read_object,
 )
-from hp_planner.report.record import Record
+from hp_inference.text import line
+from hp_planner.report.record import at_or_below, Record
 
 #: What the table itself is called among the baselines.
 TABLE = 'table'
@@ -61,13 +62,22 @@ class TableFile:
 
     def plan_at(self, approach: str, mbit_s: float) -> str:
         """Return the name of the plan that the table, or a baseline, puts in force at a rate."""
-        if approach == TABLE:
-            return self.plans[choose(self.choices, self.names, mbit_s)]['name']
-        return self.record.baseline_at(approach, mbit_s)
+        return self.plans_at(approach, np.array([mbit_s]))[0]
+
+    def plans_at(self, approach: str, mbit_s: np.ndarray) -> list[str]:
+        """
+        Return the names of the plans that the table, or a baseline, puts in force at some rates.
+
+        Below the first choice, or the grid, and for what is no bandwidth, it is robot_only.
+        """
+        if approach != TABLE:
+            return self.record.baselines_at(approach, mbit_s)
+        return at_or_below([choice.mbit_s for choice in self.choices],
+                           [self.plans[choice.plan]['name'] for choice in self.choices], mbit_s)
 
     def figure(self, approach: str, mbit_s: np.ndarray, figure: str) -> np.ndarray:
         """Return a figure of the table or a baseline, per rate, under the plan in force there."""
-        plans = np.array([self.plan_at(approach, rate) for rate in mbit_s])
+        plans = np.array(self.plans_at(approach, np.asarray(mbit_s, float)))
         made = np.empty(len(plans))
         for plan in set(plans):
             here = plans == plan
@@ -82,19 +92,13 @@ class TableFile:
 def read_table_file(path: str | Path) -> TableFile:
     """Return the table in a file; raises PlanError, RecordError where its record is no good."""
     try:
-        path = Path(path)
-        size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise PlanError(f'it has {size} bytes, at most {MAX_JSON_BYTES} are read')
-        return _table(read_object(path.read_text('utf-8')))
-    except OSError as error:
-        raise PlanError(f'can not read plan table {path}: {error.strerror}') from error
-    except UnicodeDecodeError as error:
-        raise PlanError(f'plan table {path} is not text: {error}') from error
+        return _table(read_object(files.read_text(path, MAX_JSON_BYTES)))
+    except files.FileError as error:
+        raise PlanError(f'plan table: {error}') from error
     except RecordError as error:
-        raise RecordError(f'plan table {path}: {error}') from error
+        raise RecordError(f'plan table {line(path)}: {error}') from error
     except PlanError as error:
-        raise PlanError(f'plan table {path}: {error}') from error
+        raise PlanError(f'plan table {line(path)}: {error}') from error
 
 
 def _table(data: dict) -> TableFile:

@@ -3,23 +3,32 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+import io
+from itertools import islice
 import math
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
+import numpy as np
+
+from hp_inference import files
 from hp_inference.split.errors import shown
+from hp_inference.text import line as one_line
 
 COLUMNS = ('time_s', 'mbit_s')
 MAX_BYTES = 64 << 20
-MOST_MBIT_S = 1e6
+#: The largest rate, and the largest time either side of 0: beyond any clock, far from overflow.
+MOST_MBIT_S, MOST_S = 1e6, 1e15
 #: A step longer than this many usual steps is a gap: nobody knows what the link did meanwhile.
 GAP_STEPS = 10
 # An inference of which this part is left has ended: the rest is rounding.
 ROUNDING = 1e-9
+# Lines read and samples run through at a time.
+_BLOCK = 1 << 14
 
 
 class TraceError(ValueError):
@@ -60,29 +69,54 @@ def read_trace(path: str | Path) -> list[Sample]:
     The first line names the columns; lines that begin with # are left out. Raises TraceError for
     what is no number, times that do not ascend and gaps.
     """
+    return list(map(Sample._make, load_trace(path).tolist()))
+
+
+def load_trace(path: str | Path) -> np.ndarray:
+    """Return what ``read_trace`` does as float64 [samples, 2]; a million of them takes seconds."""
+    where = f'trace {one_line(path)}'
     try:
-        if Path(path).stat().st_size > MAX_BYTES:
-            raise TraceError(f'trace {path}: it has more than {MAX_BYTES} bytes')
-        lines = Path(path).read_text('utf-8-sig').splitlines()
-    except OSError as error:
-        raise TraceError(f'can not read trace {path}: {error.strerror}') from error
-    except UnicodeDecodeError as error:
-        raise TraceError(f'trace {path} is not text: {error}') from error
-    numbered = [(number, line) for number, line in enumerate(lines, 1)
-                if line.strip() and not line.startswith('#')]
-    head = _cells(numbered[0][1]) if numbered else []
+        text = files.read_text(path, MAX_BYTES)
+    except files.FileError as error:
+        raise TraceError(f'trace: {error}') from error
+    lines = _lines(text)
+    head = _cells(next(lines, (0, ''))[1])
     if any(name not in head for name in COLUMNS):
-        raise TraceError(f'trace {path}: its first line names the columns {shown(head)}, expected '
+        raise TraceError(f'{where}: its first line names the columns {shown(head)}, expected '
                          f'{" and ".join(COLUMNS)}')
     places = [head.index(name) for name in COLUMNS]
-    samples = [_sample(line, places, f'trace {path}, line {number}') for number, line in
-               numbered[1:]]
-    _check_times(samples, [number for number, _ in numbered[1:]], path)
-    return samples
+    blocks = []
+    while block := list(islice(lines, _BLOCK)):
+        blocks.append(_numbers(block, places, where))
+    made = np.concatenate(blocks) if blocks else np.empty((0, 2))
+    _check_times(made[:, 0], text, where)
+    return made
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that say something, with their numbers."""
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        if line.strip() and not line.startswith('#'):
+            yield number, line
+
+
+def _numbers(block: list[tuple[int, str]], places: list[int], where: str) -> np.ndarray:
+    """Return the samples of some lines; raises TraceError."""
+    try:
+        made = np.loadtxt([line for _, line in block], delimiter=',', usecols=places, ndmin=2,
+                          comments=None, quotechar='"')
+        # Blanks are lines too, for which numpy has no row.
+        if len(made) == len(block) and (np.abs(made[:, 0]) <= MOST_S).all() and (
+                (made[:, 1] >= 0) & (made[:, 1] <= MOST_MBIT_S)).all():
+            return made
+    except ValueError:
+        pass
+    # One by one, for what Python alone takes for a number, and for who is to blame.
+    return np.array([_sample(line, places, f'{where}, line {number}') for number, line in block])
 
 
 def _cells(line: str) -> list[str]:
-    return [cell.strip(' "') for cell in line.split(',')]
+    return [cell.strip(' "') for cell in line.strip('\n').split(',')] if line else []
 
 
 def _sample(line: str, places: list[int], where: str) -> Sample:
@@ -94,34 +128,40 @@ def _sample(line: str, places: list[int], where: str) -> Sample:
             number = float(text)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number) or name == 'mbit_s' and not 0 <= number <= MOST_MBIT_S:
-            raise TraceError(f'{where}: {name} is {text[:40]!r}, expected a finite number'
-                             + (f' from 0 to {MOST_MBIT_S:g}' if name == 'mbit_s' else ''))
+        least, most = (0.0, MOST_MBIT_S) if name == 'mbit_s' else (-MOST_S, MOST_S)
+        if not least <= number <= most:
+            raise TraceError(f'{where}: {name} is {text[:40]!r}, expected a finite number from '
+                             f'{least:g} to {most:g}')
         numbers.append(number)
     return Sample(*numbers)
 
 
-def _check_times(samples: list[Sample], lines: list[int], path: str | Path) -> None:
-    if len(samples) < 2:
-        raise TraceError(f'trace {path}: it has {len(samples)} samples, expected two at least')
-    steps = [after.time_s - before.time_s for before, after in zip(samples, samples[1:])]
-    places = list(zip(lines[1:], steps, samples, samples[1:]))
-    for line, step, before, after in places:
-        if step <= 0:
-            raise TraceError(f'trace {path}, line {line}: time_s goes from {before.time_s:g} to '
-                             f'{after.time_s:g}, expected ascending times')
-    usual = median(steps)
-    for line, step, before, after in places:
-        if step > GAP_STEPS * usual:
-            raise TraceError(f'trace {path}, line {line}: a gap from {before.time_s:g} s to '
-                             f'{after.time_s:g} s, the usual step is {usual:g} s: fill it, or cut '
-                             'the trace in two there')
+def _check_times(times: np.ndarray, text: str, where: str) -> None:
+    if len(times) < 2:
+        raise TraceError(f'{where}: it has {len(times)} samples, expected two at least')
+    steps = np.diff(times)
+    usual = float(np.median(steps))
+    for wrong, why in ((steps <= 0, 'expected ascending times'), (steps > GAP_STEPS * usual, '')):
+        if not wrong.any():
+            continue
+        place = int(wrong.argmax())
+        before, after = times[place:place + 2].tolist()
+        number, _ = next(islice(_lines(text), place + 2, None))
+        raise TraceError(f'{where}, line {number}: ' + (
+            f'time_s goes from {before:g} to {after:g}, {why}' if why else
+            f'a gap from {before:g} s to {after:g} s, the usual step is {usual:g} s: fill it, or '
+            'cut the trace in two there'))
+
+
+def held(times: np.ndarray) -> np.ndarray:
+    """Return for how many seconds each sample holds; the last one for as long as most do."""
+    steps = np.diff(times)
+    return np.append(steps, np.median(steps))
 
 
 def durations(samples: Sequence[Sample]) -> list[float]:
-    """Return for how many seconds each sample holds; the last one for as long as most do."""
-    steps = [after[0] - before[0] for before, after in zip(samples, samples[1:])]
-    return [*steps, median(steps)]
+    """Return what ``held`` does for samples."""
+    return held(np.array([sample[0] for sample in samples], float)).tolist()
 
 
 def run_trace(samples: Sequence[Sample], choose: Callable[[float], Hashable],
@@ -130,69 +170,97 @@ def run_trace(samples: Sequence[Sample], choose: Callable[[float], Hashable],
     """
     Run inferences back to back along a trace of two samples or more.
 
-    ``choose(mbit_s)`` names the plan for a bandwidth; in force is that for the sample before the
+    As ``follow``, with a ``choose`` and a ``cost`` that take one rate each.
+    """
+    def costs(plan: Hashable, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        known = {rate: cost(plan, rate) for rate in set(rates.tolist())}
+        return tuple(np.array([known[rate] for rate in rates.tolist()], float).T)
+    return follow(np.array([tuple(sample) for sample in samples], float),
+                  lambda rates: list(map(choose, rates.tolist())), costs, waiting_w)
+
+
+def follow(trace: np.ndarray, choose: Callable[[np.ndarray], Sequence[Hashable]],
+           cost: Callable[[Hashable, np.ndarray], tuple[np.ndarray, np.ndarray]],
+           waiting_w: float, progress: Callable[[int, int], None] = lambda done, of: None
+           ) -> Outcome:
+    """
+    Run inferences back to back along a trace, [samples, 2]: seconds, Mbit/s; two at least.
+
+    ``choose(rates)`` names the plan for each rate; in force is that for the sample before the
     present one (the first sample's own at first, as nothing else is known). An inference keeps the
-    plan that was in force when it began. ``cost(plan, mbit_s)`` gives latency in seconds, above 0,
-    and energy in joules of an inference that sees one bandwidth only. One that outlasts a sample
+    plan that was in force when it began. ``cost(plan, rates)`` gives latencies in seconds, above 0,
+    and energies in joules of inferences that see one rate only. One that outlasts a sample
     goes on at the pace of each sample that it lives through: in dt seconds it gets dt / latency of
     its way done and takes dt / latency of that energy. Where the latency is infinite (no link) it
     stands still and takes ``waiting_w`` watts. What is under way at the end counts for nothing but
     ``unfinished_s``.
     """
-    known: dict[tuple[Hashable, float], tuple[float, float]] = {}
-    done: list[tuple[float, float, int]] = []  # latency, energy, how many of them
+    rates, free_s = trace[:, 1], held(trace[:, 0])
+    # Of the finished ones: latency, energy, how many of them.
+    latencies, energies, counts = array('d'), array('d'), array('d')
     shares: Counter = Counter()
-    force, switches = choose(samples[0][1]), 0
+    force, switches = choose(rates[:1])[0], 0
     running, left, age, spent = None, 0.0, 0.0, 0.0  # of the inference under way
+    for begin in range(0, len(rates), _BLOCK):
+        here = rates[begin:begin + _BLOCK]
+        plans = choose(np.append(rates[max(0, begin - 1):max(0, begin - 1) + 1], here[:-1]))
+        paces = {plan: _pace(plan, here, cost, waiting_w)
+                 for plan in dict.fromkeys([*plans, *([running] if begin else [])])}
+        for place, (plan, free) in enumerate(zip(plans, free_s[begin:begin + _BLOCK].tolist())):
+            switches += plan != force
+            force = plan
+            if age:
+                every_seconds, every_watts = paces[running]
+                seconds = every_seconds[place]
+                to_go = left - free / seconds
+                taken = free if to_go > ROUNDING else min(free, left * seconds)
+                shares[running] += taken
+                age, left = age + taken, to_go
+                spent += every_watts[place] * taken
+                if to_go > ROUNDING:
+                    continue
+                latencies.append(age)
+                energies.append(spent)
+                counts.append(1.0)
+                free -= taken
+            every_seconds, every_watts = paces[force]
+            seconds, watts = every_seconds[place], every_watts[place]
+            whole = int(free / seconds + ROUNDING)
+            if whole:
+                latencies.append(seconds)
+                energies.append(watts * seconds)
+                counts.append(whole)
+            shares[force] += free
+            age = free
+            if seconds < math.inf:
+                age -= whole * seconds
+                age = age if age > ROUNDING * seconds else 0.0
+            running, left, spent = force, 1 - age / seconds, watts * age
+        progress(begin + len(here), len(rates))
+    return _outcome(*map(np.array, (latencies, energies, counts)), switches, age, shares)
 
-    def pace(plan: Hashable, rate: float) -> tuple[float, float]:
-        """Return the seconds of a whole inference, and its watts meanwhile."""
-        if (plan, rate) not in known:
-            seconds, joules = cost(plan, rate)
-            if not seconds > 0:
-                raise ValueError(f'the latency of {plan} at {rate} Mbit/s is {seconds} s')
-            known[plan, rate] = (seconds, joules / seconds if seconds < math.inf else waiting_w)
-        return known[plan, rate]
 
-    for place, ((_, rate), free) in enumerate(zip(samples, durations(samples))):
-        if place:
-            before, force = force, choose(samples[place - 1][1])
-            switches += force != before
-        if age:
-            seconds, watts = pace(running, rate)
-            to_go = left - free / seconds
-            taken = free if to_go > ROUNDING else min(free, left * seconds)
-            shares[running] += taken
-            age, spent, left = age + taken, spent + watts * taken, to_go
-            if to_go > ROUNDING:
-                continue
-            done.append((age, spent, 1))
-            free -= taken
-        seconds, watts = pace(force, rate)
-        whole = int(free / seconds + ROUNDING)
-        if whole:
-            done.append((seconds, watts * seconds, whole))
-        shares[force] += free
-        age = free
-        if seconds < math.inf:
-            age -= whole * seconds
-            age = age if age > ROUNDING * seconds else 0.0
-        running, left, spent = force, 1 - age / seconds, watts * age
-    return _outcome(done, switches, age, shares)
+def _pace(plan: Hashable, rates: np.ndarray, cost, waiting_w: float
+          ) -> tuple[list[float], list[float]]:
+    """Return the seconds of a whole inference at each rate, and its watts meanwhile."""
+    seconds, joules = cost(plan, rates)
+    wrong = ~(seconds > 0)
+    if wrong.any():
+        raise ValueError(f'the latency of {plan} at {rates[wrong][0]:g} Mbit/s is '
+                         f'{seconds[wrong][0]} s')
+    ends = seconds < math.inf
+    watts = np.where(ends, joules, waiting_w) / np.where(ends, seconds, 1.0)
+    return seconds.tolist(), watts.tolist()
 
 
-def _outcome(done: list[tuple[float, float, int]], switches: int, age: float,
-             shares: Counter) -> Outcome:
-    total = sum(count for _, _, count in done)
+def _outcome(seconds: np.ndarray, joules: np.ndarray, counts: np.ndarray, switches: int,
+             age: float, shares: Counter) -> Outcome:
+    total = float(counts.sum())
     everywhere = sum(shares.values())
-    parts = {plan: seconds / everywhere for plan, seconds in shares.items() if seconds}
+    parts = {plan: spent_s / everywhere for plan, spent_s in shares.items() if spent_s}
     if not total:
         return Outcome(None, None, None, 0, switches, age, parts)
-    passed, p95 = 0, 0.0
-    for p95, _, count in sorted(done):
-        passed += count
-        if passed >= 0.95 * total:
-            break
-    return Outcome(sum(seconds * count for seconds, _, count in done) / total, p95,
-                   sum(joules * count for _, joules, count in done) / total, total, switches, age,
-                   parts)
+    order = seconds.argsort()
+    p95 = seconds[order][counts[order].cumsum().searchsorted(0.95 * total)]
+    return Outcome(float((seconds * counts).sum()) / total, float(p95),
+                   float((joules * counts).sum()) / total, int(total), switches, age, parts)

@@ -200,9 +200,9 @@ def reshaped(path):
     (reshaped, 'does not hold the weights of .*: size mismatch for 2.bias'),
     (lambda path: torch.save([1, 2], path), 'does not hold the weights of'),
     (lambda path: torch.save(small(), path), 'does not load as plain weights'),
-    (lambda path: path.write_bytes(b''), 'does not load as plain weights'),
+    (lambda path: path.write_bytes(b''), 'weights.pt: it is empty'),
     (lambda path: path.write_bytes(b'not weights at all'), 'does not load as plain weights'),
-    (lambda path: None, 'there is no weights file'),
+    (lambda path: None, 'can not read .*weights.pt: No such file'),
 ])
 def test_weights_that_do_not_fit_are_refused_in_one_line(file, tmp_path, write, said):
     path = tmp_path / 'weights.pt'

@@ -79,17 +79,17 @@ def test_throughput_is_that_of_the_slowest_of_robot_radio_and_server():
 
 
 def test_a_baseline_has_the_plan_of_the_rate_at_or_below():
-    assert [RECORD.baseline_at('whole_switch', rate) for rate in (0.5, 19.9, 20, 25, 1e6)] == [
+    assert RECORD.baselines_at('whole_switch', np.array([0.5, 19.9, 20, 25, 1e6])) == [
         'robot_only', 'robot_only', 'full_offload', 'full_offload', 'full_offload']
 
 
 def test_below_the_grid_only_baselines_that_look_at_the_bandwidth_stay_on_the_robot():
     record = Record.from_json(synthetic.record((50.0, 100.0)))
     for rate in (0, 0.1, 49.9, -1, math.nan):
-        assert record.baseline_at('whole_switch', rate) == 'robot_only'
-        assert record.baseline_at('minimum_cut', rate) == 'robot_only'
-        assert record.baseline_at('full_offload', rate) == 'full_offload'
-    assert record.baseline_at('whole_switch', 50) == 'full_offload'
+        assert record.baselines_at('whole_switch', np.array([rate])) == ['robot_only']
+        assert record.baselines_at('minimum_cut', np.array([rate])) == ['robot_only']
+        assert record.baselines_at('full_offload', np.array([rate])) == ['full_offload']
+    assert record.baselines_at('whole_switch', np.array([50.0])) == ['full_offload']
 
 
 def test_points_and_front_carry_what_was_planned():

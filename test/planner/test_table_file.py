@@ -133,9 +133,9 @@ def test_what_is_no_table_is_refused(tmp_path, content, said):
 
 
 def test_a_file_that_is_not_there_or_too_large_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(PlanError, match='can not read plan table .*gone.json: No such file'):
+    with pytest.raises(PlanError, match='plan table: can not read .*gone.json: No such file'):
         read_table_file(tmp_path / 'gone.json')
-    with pytest.raises(PlanError, match='can not read plan table .*: Is a directory'):
+    with pytest.raises(PlanError, match='plan table: can not read .*: it is no regular file'):
         read_table_file(tmp_path)
     path = synthetic.write(tmp_path / 'table.json')
     monkeypatch.setattr(table_file, 'MAX_JSON_BYTES', 100)

@@ -211,9 +211,9 @@ def test_a_step_of_ten_usual_steps_is_no_gap_yet(tmp_path):
 
 
 def test_a_file_that_is_not_there_or_too_large_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(TraceError, match='can not read trace .*gone.csv: No such file'):
+    with pytest.raises(TraceError, match='trace: can not read .*gone.csv: No such file'):
         read_trace(tmp_path / 'gone.csv')
-    with pytest.raises(TraceError, match='can not read trace .*: Is a directory'):
+    with pytest.raises(TraceError, match='can not read .*: it is no regular file'):
         read_trace(tmp_path)
     monkeypatch.setattr(trace, 'MAX_BYTES', 10)
     with pytest.raises(TraceError, match='more than 10 bytes'):
