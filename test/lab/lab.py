@@ -212,8 +212,8 @@ class Lab:
         """
         Let a process's threads of that OS name run 1 / ``factor`` of the time; return how many.
 
-        Waits for one to show up, RuntimeError after 10 s. Each thread has a quota of its own; the
-        other threads of the process run freely. A factor of 1 lets them go again.
+        Waits for one to show up, RuntimeError after a minute. Each thread has a quota of its own;
+        the other threads of the process run freely. A factor of 1 lets them go again.
         """
         return slow(self._groups, pid, thread_name, factor)
 

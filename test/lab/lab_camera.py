@@ -10,7 +10,8 @@ from pathlib import Path
 import sys
 import time
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'nodes'))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS / 'nodes'), str(TESTS)]
 import rclpy  # noqa: E402
 from ros_rig import Client, error_of, pixels  # noqa: E402
 

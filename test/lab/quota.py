@@ -8,7 +8,8 @@ from pathlib import Path
 import time
 
 QUOTA_US = 1000          # the least that Linux takes: the shortest slices
-THREADS_WITHIN_S = 10.0  # a thread to be slowed must show up within
+MOST_SHARES = 2 ** 18    # that Linux knows; what is in no group has 2 ** 10
+THREADS_WITHIN_S = 60.0  # a thread to be slowed must show up within
 GROUP_PREFIX = 'hp_lab_'
 
 
@@ -34,7 +35,7 @@ def slow(groups: Path, pid: int, thread_name: str, factor: float) -> int:
     Let each thread of that OS name in a process run 1 / ``factor`` of the time; return how many.
 
     groups: directory that the threads' own groups are made in. Waits for a thread to show up,
-    RuntimeError after 10 s.
+    RuntimeError after THREADS_WITHIN_S.
     """
     if not 1 <= factor <= 100:
         raise ValueError(f'slower by a factor of {factor}, expected 1 to 100')
@@ -48,6 +49,8 @@ def slow(groups: Path, pid: int, thread_name: str, factor: float) -> int:
     for thread in threads:
         group = groups / f'thread_{thread}'
         group.mkdir(parents=True, exist_ok=True)
+        for each in (groups, group):  # the quota alone is to limit it, not what else is computed
+            (each / 'cpu.shares').write_text(str(MOST_SHARES))
         # Off first: the new period might not fit the old quota.
         (group / 'cpu.cfs_quota_us').write_text('-1')
         if factor > 1:

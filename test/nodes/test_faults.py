@@ -11,7 +11,7 @@ pytest.importorskip('rclpy')
 from fault_nodes import with_full_disk, with_jumping_clock  # noqa: E402
 import numpy as np  # noqa: E402
 import rclpy  # noqa: E402
-from ros_rig import Client, DEADLINE_S, error_of, MODEL, NodeProcess, pixels, SIZE  # noqa: E402
+from ros_rig import Client, error_of, MODEL, NodeProcess, pixels, SIZE  # noqa: E402
 from waits import WAIT_S  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
@@ -28,6 +28,8 @@ TOLERANCE = 1e-5
 # No answer waits for what does not come; how soon robot and server are back together is measured by
 # bench/soak.py, on a machine that has nothing else to do.
 LATE_S = 20.0
+# Whose frames a busy machine does not make late; without one they may take twice what they took.
+ROBOT = {'deadline_s': 2.0}
 BYTES_PER_S = 1.25e7
 UP = ' operators, on '  # what a node says when it has its model
 GARBAGE = [{'bytes_per_s': value} for value in (float('nan'), -1.0, float('inf'), 1e30)]
@@ -40,7 +42,7 @@ class Rig:
     def __init__(self, folder):
         self.folder = folder
         self.server = self.start('server_node')
-        self.robot = self.start('robot_node', plans_dir=str(folder))
+        self.robot = self.start('robot_node', plans_dir=str(folder), **ROBOT)
         self.client = Client()
 
     def start(self, name: str, **params) -> NodeProcess:
@@ -48,7 +50,7 @@ class Rig:
 
     def restart(self, name: str, **params) -> None:
         """Start a node anew and return when it has its model."""
-        node = self.start(f'{name}_node', **params)
+        node = self.start(f'{name}_node', **{**(ROBOT if name == 'robot' else {}), **params})
         setattr(self, name, node)
         node.says(UP)
 
@@ -243,7 +245,7 @@ def odd(rig, tmp_path):
     made = []
 
     def start(namespace, make, *args):
-        nodes = [make(f'{name}_node', namespace, *args)
+        nodes = [make(f'{name}_node', namespace, *args, **(ROBOT if name == 'robot' else {}))
                  for name in ('server', 'robot', 'bandwidth_monitor')]
         client = Client(namespace)
         made.extend((client, *nodes))
@@ -256,7 +258,6 @@ def odd(rig, tmp_path):
 
 def test_nodes_whose_clocks_jump_answer_together_and_measure_the_link(odd):
     nodes, client = odd('jumping', with_jumping_clock)
-    assert client.set(deadline_s=DEADLINE_S) == ''
     bandwidths = []
     client.node.create_subscription(Bandwidth, 'bandwidth', bandwidths.append, qos.METRICS)
     alone, end = 0, time.monotonic() + 1.5

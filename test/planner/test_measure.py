@@ -85,9 +85,12 @@ def test_a_program_of_fewer_rows_adds_up_to_its_frame_as_well():
 
 def test_a_part_takes_less_time_than_the_whole(layout, measured):
     convolution = next(v for v, op in enumerate(layout.graph.ops, 1) if 'conv2d' in op.target)
-    quarter, half, whole = (measured.seconds(convolution, n) for n in (16, 32, 64))
-    assert quarter < half < whole
-    assert quarter < 0.6 * whole
+    for seconds in (1.0, 6.0, None):  # what else the machine does may hide it in a short profile
+        quarter, half, whole = (measured.seconds(convolution, n) for n in (16, 32, 64))
+        if quarter < half < whole and quarter < 0.6 * whole:
+            return
+        measured = profile(layout, seconds=seconds) if seconds else None
+    raise AssertionError(f'a quarter takes {quarter} s, half {half} s, the whole {whole} s')
 
 
 def test_a_profile_survives_its_file(measured, tmp_path):
