@@ -175,8 +175,8 @@ def test_a_table_that_can_not_be_written_is_published_all_the_same(make, files, 
 
 
 @pytest.mark.parametrize('name', [
-    '/etc/x.json', '../x.json', 'a/../../x.json', '/etc/passwd', 'table.txt', '.bashrc',
-    '/dev/null', 'link.json', 'pipe.json'])
+    '/nowhere/x.json', '../x.json', 'a/../../x.json', 'table.txt', '.bashrc', '/dev/null',
+    'link.json', 'pipe.json'])
 def test_where_tables_are_saved_is_a_new_name_in_the_folder_or_another_table(make, files, tmp_path,
                                                                              name):
     (tmp_path / 'plans').mkdir()
