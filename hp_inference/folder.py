@@ -32,7 +32,7 @@ class Folder:
             self.path = ''
         # In full it may be named as its user sees it: through a link, which the shell's $PWD keeps.
         seen = os.path.normpath(os.path.join(os.environ.get('PWD', ''), path))
-        real = os.path.realpath(self.path)
+        real = os.path.realpath(self.path) if self.path else ''
         self._names = [name for name in {self.path, real, seen}
                        if os.path.isabs(name) and os.path.realpath(name) == real]
 

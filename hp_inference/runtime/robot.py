@@ -269,13 +269,12 @@ class RobotEngine:
             result.spans += compute_spans('robot', trace, prepared)
             if not reason:
                 self.server.left_alone()
-        took_s = time.monotonic() - prepared
+        if telling:
+            self._aside(self._took, table, picked, time.monotonic() - prepared)
         result.dropped, result.late = self.counters.dropped, self.counters.late
         result.latency_s = time.monotonic() - taken.received_s
         self._on_result(result)
         self.counters.results += 1
-        if telling:
-            self._aside(self._took, table, picked, took_s)
 
     def _together(self, taken: _Submission, image: torch.Tensor, executor: Executor,
                   result: FrameResult, origin: float, give_up_s: float) -> bool:

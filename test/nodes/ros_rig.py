@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
@@ -61,6 +62,9 @@ class Log:
             text.encode()
             self.lines.append(f'{level}: {text}')
         return say
+
+    def failed(self, text):
+        self.error(f'{text}:\n{traceback.format_exc()}')
 
     def __contains__(self, text):
         return any(text in line for line in self.lines)

@@ -40,9 +40,9 @@ class Rig:
     """A robot, its server and a client, which keeps what it has asked and what came of it."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.of_robot = folder, {'plans_dir': str(folder), **ROBOT}
         self.server = self.start('server_node')
-        self.robot = self.start('robot_node', plans_dir=str(folder), **ROBOT)
+        self.robot = self.start('robot_node', **self.of_robot)
         self.client = Client()
 
     def start(self, name: str, **params) -> NodeProcess:
@@ -50,7 +50,7 @@ class Rig:
 
     def restart(self, name: str, **params) -> None:
         """Start a node anew and return when it has its model."""
-        node = self.start(f'{name}_node', **{**(ROBOT if name == 'robot' else {}), **params})
+        node = self.start(f'{name}_node', **{**(self.of_robot if name == 'robot' else {}), **params})
         setattr(self, name, node)
         node.says(UP)
 

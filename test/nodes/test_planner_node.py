@@ -2,7 +2,9 @@
 """When the planner's node plans, and what it refuses; the whole way with robot and server."""
 
 from contextlib import closing
+import json
 import os
+import re
 import threading
 
 import pytest
@@ -170,6 +172,79 @@ def test_a_table_that_can_not_be_written_is_published_all_the_same(make, files, 
     assert node.trigger_activate() == SUCCESS
     client.until(lambda: client.tables)
     assert 'error: can not write gone/table.json: No such file or directory' in node.log
+
+
+@pytest.mark.parametrize('name', [
+    '/nowhere/x.json', '../x.json', 'a/../../x.json', 'table.txt', '.bashrc', '/dev/null',
+    'link.json', 'pipe.json'])
+def test_where_tables_are_saved_is_a_new_name_in_the_folder_or_another_table(make, files, tmp_path,
+                                                                             name):
+    (tmp_path / 'plans').mkdir()
+    (tmp_path / 'plans' / 'link.json').symlink_to('../x.json')
+    os.mkfifo(tmp_path / 'plans' / 'pipe.json')
+    node, client = make(sides=False, plans_dir=str(tmp_path / 'plans'), **files)
+    result, = node.set_parameters([Parameter('save_to', value=name)])
+    assert not result.successful and result.reason.isprintable()
+    assert node.params.save_to == ''
+    client.until(lambda: client.tables)
+    assert sorted(os.listdir(tmp_path / 'plans')) == ['link.json', 'pipe.json']
+    assert not (tmp_path / 'x.json').exists()
+
+
+def test_a_table_is_saved_over_a_table_and_over_nothing_else(make, files, tmp_path, layouts):
+    for file, text in (('diary.json', '{"format": 1, "mine": []}'), ('notes.json', 'dear diary')):
+        (tmp_path / file).write_text(text)
+    node, client = make(sides=False, plans_dir=str(tmp_path), save_to='table.json', **files)
+    first, = client.until(lambda: client.tables)
+    for count, (name, saved) in enumerate((
+            ('table.json', True), ('diary.json', False), ('notes.json', False),
+            ('robot.json', False)), 2):
+        before = (tmp_path / name).read_bytes()
+        assert node.set_parameters([Parameter('save_to', value=name)])[0].successful
+        assert client.trigger('plan').success
+        client.until(lambda count=count: len(client.tables) == count)
+        assert ((tmp_path / name).read_bytes() != before) is saved
+        assert (f'error: can not write {name}: what is there is something else, which stays'
+                in node.log) is not saved
+    assert 'table.json' in os.listdir(tmp_path)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith('.')]
+
+
+def test_a_place_outside_that_is_given_at_start_is_refused_at_start(make, files, tmp_path):
+    node, client = make(start=False, sides=False, plans_dir=str(tmp_path / 'plans'),
+                        save_to='../x.json', **files)
+    assert node.trigger_configure() == FAILURE
+    assert 'error: cannot start: can not write ../x.json: it is not in the folder' in node.log
+
+
+def test_what_a_peer_says_of_itself_is_cleaned_before_it_is_kept(make, planning, layouts):
+    node, client, robot, server = make()
+    odd = '$(touch X)`touch X`\n[ERROR] forged\ud800"; rm -rf /'
+    profile = json.loads(profile_of(layouts[MODEL], 0.1, 'robot').dumps())
+    profile.update(host=odd, device=odd, date=odd, versions={odd: odd})
+    profile['power']['source'] = odd
+    robot.say(json=json.dumps(profile))
+    server.say()
+    client.until(lambda: client.tables)
+    kept = node.profiles['robot']
+    texts = [kept.device, kept.date, *kept.versions, *kept.versions.values(), kept.power.source]
+    for text in (kept.host, *texts):
+        assert text.isprintable() and not set(text) & set('$`"\\;|&<>\'\n')
+    assert re.fullmatch('[A-Za-z0-9._-]+', kept.host)
+    assert not any('\n' in line or '\ud800' in line for line in node.log.lines)
+    status = client.until(lambda: [status for status in client.diagnostics.values()
+                                   if any(v.key == 'robot_profile' for v in status.values)])
+    assert 'forged' in str(status) and 'diagnostic itself failed' not in str(status)
+
+
+def test_texts_of_a_peer_that_explain_a_failure_are_one_line(make):
+    node, client, robot, server = make()
+    robot.say(json='', text='no\n[ERROR] forged' + 'x' * 5_000_000)
+    client.until(lambda: 'error: no use for the profile of the robot' in node.log)
+    robot.answer = False, 'no\n[ERROR] forged'
+    assert client.trigger('profile').success
+    client.until(lambda: 'error: the robot refuses to be profiled' in node.log)
+    assert all(line.isprintable() and len(line) < 5000 for line in node.log.lines)
 
 
 def test_a_new_profile_makes_a_new_plan_and_the_same_again_does_not(make, planning):

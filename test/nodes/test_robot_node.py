@@ -124,7 +124,7 @@ def test_the_deadline_may_change_while_running(robot):
     ({'model_digest': 'f' * 64, 'model': 'other'},
      "the server has 'other' with digest ffffffffffff, this robot '"),
     ({'ready': False, 'text': 'no robot has sent its plan table yet'}, 'no robot has sent its'),
-    ({'ready': False, 'text': 'x' * 5000}, 'x' * 997 + '...'),
+    ({'ready': False, 'text': 'x' * 5000}, f'{"x" * 997}...'),
     ({'table_digest': np.full(32, 7, np.uint8)}, 'the server holds another plan table')])
 def test_a_server_that_can_not_serve_is_not_asked(robot, values, reason):
     node, client = robot

@@ -4,6 +4,7 @@
 from dataclasses import replace
 import json
 import math
+import os
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,40 @@ def test_a_profile_comes_back_from_its_file_as_it_was(layout, tmp_path):
     profile.save(tmp_path / 'robot.json')
     assert DeviceProfile.load(tmp_path / 'robot.json') == profile
     assert DeviceProfile.from_json(profile.to_json()) == profile
+
+
+ODD = '$(touch X)`touch X`\nforged\ud800"; rm -rf / | sh'
+
+
+def test_of_what_a_profile_says_of_its_device_only_names_are_kept(layout):
+    def change(data):
+        data.update(host=ODD, device=ODD, date=ODD, model=ODD, model_digest=ODD,
+                    versions={ODD: ODD})
+        data['power']['source'] = ODD
+    made = DeviceProfile.loads(edited(layout, change))
+    assert made.host.startswith('__touch_X__touch_X_') and '/' not in made.host
+    for text in (made.device, made.date, made.model, made.model_digest, made.power.source,
+                 *made.versions, *made.versions.values(), made.host):
+        assert text.isprintable() and not set(text) & set('$`"\'\\;|&<>')
+    made.dumps().encode()
+    assert DeviceProfile.loads(made.dumps()) == made
+
+
+def test_a_profile_that_can_not_be_read_at_once_is_refused(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    for path in (tmp_path / 'pipe', '/dev/zero'):
+        with pytest.raises(ProfileError, match=f'can not read device profile {path}: it is no reg'):
+            DeviceProfile.load(path)
+
+
+@pytest.mark.parametrize('name', ['codecs', 'ratios', 'versions'])
+def test_names_of_parts_that_can_not_be_printed_are_refused_or_cleaned(layout, name):
+    def change(data):
+        data[name]['\ud800\n'] = 'wrong'
+    try:
+        DeviceProfile.loads(edited(layout, change)).dumps()
+    except ProfileError as error:
+        assert str(error).isprintable()
 
 
 def test_the_text_has_a_line_for_each_operator(layout):

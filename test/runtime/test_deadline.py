@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from hp_inference.runtime.deadline import Deadlines
+from hp_inference.runtime.deadline import Deadlines, MOST_S
 
 ALONE_S = 0.2
 NEEDED_S = 0.225  # a tenth and 5 ms more
@@ -34,6 +34,12 @@ def test_without_a_deadline_the_answer_is_due_by_what_is_predicted(deadlines):
     assert due.due_s == pytest.approx(10.25 + NEEDED_S)
     quick = deadlines.of(10.0, 10.0, 0.0, 0, 0.01)
     assert quick.give_up_s == pytest.approx(10.0 + 0.01 + 0.05)
+
+
+@pytest.mark.parametrize('predicted_s', [1e6, 1e100, 1e308])
+def test_a_prediction_that_can_not_be_leaves_a_time_that_can_be_waited_for(deadlines, predicted_s):
+    due = deadlines.of(10.0, 10.05, 0.0, 0, predicted_s)
+    assert 10.05 < due.give_up_s < due.due_s <= 10.05 + 2 * MOST_S + NEEDED_S + 1e-9
 
 
 def test_without_a_prediction_what_the_plan_took_lately_counts(deadlines):

@@ -105,6 +105,17 @@ def test_what_frames_take_is_told_with_their_pick_also_where_the_robot_goes_on_a
     assert sides.ask(3).fallback and len(told) == 3  # the server was not asked
 
 
+@pytest.mark.parametrize('failing', ['pick', 'took'])
+def test_that_a_plan_can_not_be_picked_or_told_of_costs_no_answer(pair, failing):
+    def fail(*_):
+        raise OverflowError('cannot convert float infinity to integer')
+    sides = pair('uniform:0.5', 'robot_only', **{failing: fail})
+    for seed in range(3):
+        result = sides.ask(seed)
+        assert (result.plan, result.fallback) == ('uniform:0.5', False)
+    assert sides.robot.counters.dropped == 0
+
+
 def test_the_robot_begins_alone_in_time_for_its_deadline(pair, monkeypatch):
     simulate(monkeypatch, alone_s=0.1)
     sides = pair('full_offload', deadline_s=0.5)

@@ -2,6 +2,8 @@
 """Plans as people name them: constructors, plan files, table files."""
 
 import json
+import os
+from pathlib import Path
 
 from nets import chain
 import pytest
@@ -146,3 +148,39 @@ def test_a_file_that_can_not_be_read_is_refused_by_its_name(layout, plan_file, m
     monkeypatch.setattr('os.open', refuse)
     with pytest.raises(PlanError, match='plan file .*plan.json: .*Permission denied'):
         read_plans(plan_file, layout)
+
+
+@pytest.mark.parametrize('name', ['\ud800', 'a\nERROR b', '\x1b[2J', ' x', 'x ', '\u202ex'])
+def test_a_name_that_does_not_print_is_refused(layout, tmp_path, name):
+    data = make_plan('full_offload', layout).to_json()
+    path = tmp_path / 'plan.json'
+    path.write_text(json.dumps({**data, 'name': name}))
+    with pytest.raises(PlanError, match='something in it that does not print') as refused:
+        read_plans(str(path), layout)
+    assert str(refused.value).isprintable()
+
+
+def test_texts_of_a_table_that_is_refused_are_printable(layout):
+    table = PlanTable(layout, [make_plan('full_offload', layout)]).to_json()
+    for change in ({'model_digest': '\ud800', 'model': 'a\nb'}, {'format': '\ud800'},
+                   {'plans': [{'\ud800': 1}]}, {'choices': ['\ud800']}, {'record': '\ud800'}):
+        with pytest.raises(PlanError) as refused:
+            PlanTable.loads(json.dumps({**table, **change}), layout)
+        assert str(refused.value).isprintable(), change
+
+
+def test_what_would_be_waited_for_is_no_plan_file(layout, tmp_path):
+    os.mkfifo(tmp_path / 'pipe.json')
+    for name in (str(tmp_path / 'pipe.json'), '/dev/zero', '/proc/kmsg'):
+        with pytest.raises(PlanError):
+            read_plans(name, layout)
+
+
+def test_who_reads_the_files_may_be_another(layout, plan_file):
+    asked = []
+
+    def read(name):
+        asked.append(name)
+        return Path(plan_file).read_text()
+    assert assemble(layout, 'x.json', ('y/z',), read=read).plans
+    assert asked == ['x.json', 'y/z']
