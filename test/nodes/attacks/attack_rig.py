@@ -43,13 +43,14 @@ class Kind:
     """
     A kind of attack.
 
-    ``obeyed``: what it asks for may be asked for, so that robots may be alone meanwhile, and the
-    attacked one without answers. ``forges``: answers may be wrong, as nothing shows who wrote
-    them.
+    ``tries``: so many in a short run. ``obeyed``: what it asks for may be asked for, so that robots
+    may be alone meanwhile, and the attacked one without answers. ``forges``: answers may be wrong,
+    as nothing shows who wrote them.
     """
 
     name: str
     what: str
+    tries: int = 250
     obeyed: bool = False
     forges: bool = False
 
@@ -60,14 +61,14 @@ KINDS = [
     Kind('raw', 'bytes that are no message, cut short, or with lengths that lie'),
     Kind('replayed', 'real messages earlier, again and in another order'),
     Kind('forged', 'rows, receipts and reports as if they were real', forges=True),
-    Kind('tables', 'plan tables and profiles that are large, deep, or of many plans'),
-    Kind('large', '8 MB in one field of a message'),
-    Kind('images', 'images with contradicting sizes, damaged, bombs'),
-    Kind('peers', 'nodes that come and go on the same topics and by the same names'),
-    Kind('parameters', 'every parameter set to values of all types, paths among them',
+    Kind('tables', 'plan tables and profiles that are large, deep, or of many plans', 20),
+    Kind('large', '8 MB in one field of a message', 20),
+    Kind('images', 'images with contradicting sizes, damaged, bombs', 40),
+    Kind('peers', 'nodes that come and go on the same topics and by the same names', 6),
+    Kind('parameters', 'every parameter set to values of all types, paths among them', 60,
          obeyed=True),
-    Kind('services', 'bursts of requests with random values to every service', obeyed=True),
-    Kind('lifecycle', 'transitions in any order', obeyed=True)]
+    Kind('services', 'bursts of requests with random values to every service', 200, obeyed=True),
+    Kind('lifecycle', 'transitions in any order', 30, obeyed=True)]
 
 
 @dataclass
@@ -273,8 +274,8 @@ class AttackRig:
 
     # One attack
 
-    def suffers(self, kind: Kind, seconds: float, seed: int) -> Found:
-        """Return what an attack did."""
+    def suffers(self, kind: Kind, most: int, seconds: float, seed: int) -> Found:
+        """Return what an attack did, of so many messages or so long, whatever ends first."""
         found = Found(kind.name)
         self._revive(found)
         self._watch()
@@ -282,7 +283,7 @@ class AttackRig:
         before_mb = self.memory_mb()
         for camera in self.cameras:
             camera.reset()
-        self.attacker.tell(do=kind.name, seconds=seconds, seed=seed)
+        self.attacker.tell(do=kind.name, most=most, seconds=seconds, seed=seed)
         attacked, honest = self.cameras
         # Longer by what one answer may take: who hangs is not waited for twice.
         self._until(lambda: self.attacker.done, seconds + 2 * ANSWER_S)
@@ -378,8 +379,8 @@ class AttackRig:
             said = node.log[log_begins[who]:] if len(node.log) >= log_begins[who] else node.log
             found.log_bytes += len(said)
             traces = said.split('Traceback')[1:]
-            crashed += [f'{who}: {" | ".join(trace.splitlines()[-1:])}' for trace in
-                        {t.split('\n[')[0][-300:] for t in traces}]
+            crashed += [f'{who}: {trace}' for trace in
+                        {t.split('\n[')[0].strip().splitlines()[-1][:300] for t in traces}]
             lines += [f'{who}: {line[:200]!r}' for line in said.split('\n')
                       if line.startswith('[ERROR] [forged]') or len(line) > 20_000
                       or re.search(r'[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]', line)]

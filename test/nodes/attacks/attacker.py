@@ -3,9 +3,10 @@
 Somebody on the same ROS domain who knows all names and types, but no keys: a process of its own.
 
 Told on its command line which nodes to attack and which topics to leave alone. Obeys lines of
-JSON: {"do": KIND, "seconds": ..., "seed": ...} and {"do": "watch"}, which keeps what honest nodes
-say, for later. What there is to attack is read from the ROS graph, so that a topic, a service or a
-parameter that a node gets is attacked by itself. Prints a line of JSON when it has done.
+JSON: {"do": KIND, "most": ..., "seconds": ..., "seed": ...}, and {"do": "watch"}, which keeps what
+honest nodes say, for later. What there is to attack is read from the ROS graph, so that a topic, a
+service or a parameter that a node gets is attacked by itself. Prints a line of JSON when it has
+done.
 """
 
 from __future__ import annotations
@@ -122,8 +123,8 @@ class Attacker:
 
     # Ways to do it
 
-    def attack(self, kind: str, seconds: float, seed: int) -> None:
-        """Go on in one way for so long."""
+    def attack(self, kind: str, most: int, seconds: float, seed: int) -> None:
+        """Go on in one way for so many messages, or so long."""
         self._draw, self.tried = random.Random(seed), 0
         for subscription in self._watched:
             self.node.destroy_subscription(subscription)
@@ -134,7 +135,7 @@ class Attacker:
             self._publisher(topic, of)
         self._wait(lambda: all(p.get_subscription_count() for p in self._publishers.values()))
         begun, count = time.monotonic(), 0
-        while (passed := time.monotonic() - begun) < seconds:
+        while (passed := time.monotonic() - begun) < seconds and self.tried < most:
             do(topics, services)
             count += 1
             self.executor.spin_once(max(0.0, count / per_s - passed))
@@ -376,7 +377,7 @@ def main() -> None:
             elif order['do'] == 'heard':
                 told = {topic: len(kept) for topic, kept in attacker._heard.items()}
             else:
-                attacker.attack(order['do'], order['seconds'], order['seed'])
+                attacker.attack(order['do'], order['most'], order['seconds'], order['seed'])
                 told = {'tried': attacker.tried}
             print(json.dumps(told), flush=True)
 

@@ -18,9 +18,11 @@ import rclpy  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]
 SEED = int(os.environ.get('HP_ATTACK_SEED', '7'))
-SHORT_S, LONG_S = 1.5, float(os.environ.get('HP_ATTACK_SECONDS', '30'))
+SHORT_S, LONG_S = 20.0, float(os.environ.get('HP_ATTACK_SECONDS', '30'))
 #: Of the honest robot's answers; the machine is shared, and an attack is noticed as load.
 STARVED = 0.1
+#: Bytes in the logs, and as many more as 1 kB for each message of the attacker.
+LOGGED = 100_000
 
 
 @pytest.fixture(scope='module')
@@ -42,8 +44,8 @@ def rig(tmp_path_factory):
         file.with_suffix('.md').write_text(markdown(book))
 
 
-def judge(rig, kind, seconds):
-    found = rig.suffers(kind, seconds, SEED)
+def judge(rig, kind, most, seconds):
+    found = rig.suffers(kind, most, seconds, SEED)
     rig.book.append(found)
     assert found.tried > 0
     missed = {name: faults for name, faults in {
@@ -52,17 +54,17 @@ def judge(rig, kind, seconds):
         'memory': {who: mb for who, mb in found.grown_mb.items() if mb > GROWN_MB},
         'starved': [found.starved, found.honest] if not kind.obeyed
         and found.starved > max(2, STARVED * found.honest) else [],
-        'log': found.log_bytes if found.log_bytes > 200_000 * (1 + seconds) else 0}.items()
+        'log': found.log_bytes if found.log_bytes > LOGGED + 1000 * found.tried else 0}.items()
         if faults}
     assert not missed, missed
 
 
 @pytest.mark.parametrize('kind', KINDS, ids=lambda kind: kind.name)
 def test_nodes_get_over(rig, kind):
-    judge(rig, kind, SHORT_S)
+    judge(rig, kind, kind.tries, SHORT_S)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize('kind', KINDS, ids=lambda kind: kind.name)
 def test_nodes_get_over_a_long(rig, kind):
-    judge(rig, kind, LONG_S)
+    judge(rig, kind, 10 ** 9, LONG_S)
