@@ -178,8 +178,8 @@ def beside_hostile(options, seconds: float) -> int:
                           for one in figures['beside']) for place in range(HONEST))
     print(f'p95 beside / without: {slower:.2f} [{low:.2f}, {high:.2f}]; '
           f'the robot that is alone most is together in {100 * together:.1f} %')
-    missed = judge(together, slower, _faults(
-        [robot for one in figures['beside'] for robot in one['robots']])[1])
+    missed = judge(together, slower, median(one['together'] for one in figures['without']),
+                   _faults([robot for one in figures['beside'] for robot in one['robots']])[1])
     if options.quick:
         print('--quick judges nothing')
     else:
@@ -188,9 +188,12 @@ def beside_hostile(options, seconds: float) -> int:
     return 1 if missed and not options.quick else 0
 
 
-def judge(together: float, slower: float, wrong: int) -> list[str]:
-    """Return what was missed, a line each."""
+def judge(together: float, slower: float, without: float, wrong: int) -> list[str]:
+    """Return what was missed, a line each; ``without``: the part together without the attack."""
     missed = [f'{wrong} wrong answers'] if wrong else []
+    if without < TOGETHER:
+        missed.append(f'without the hostile robot, too, only {100 * without:.1f} % were computed '
+                      'together: this machine has other work, nothing can be said')
     if together < TOGETHER:
         missed.append(f"{100 * together:.1f} % of a robot's frames were computed together, goal "
                       f'{100 * TOGETHER:g} %')
