@@ -245,7 +245,7 @@ class AttackRig:
         name, namespace = NODES[who]
         params = {
             'server': {'robots': ['attacked', 'honest']}, 'robot': {'deadline_s': 3.0},
-            'monitor': {}, 'planner': {'bandwidths': [5.0, 50.0]}}[who]
+            'monitor': {}, 'planner': {'bandwidths': [20.0]}}[who]
         remapped = {'planner': ['-r', 'robot_profile:=made_profile/robot',
                                 '-r', 'server_profile:=made_profile/server']}.get(who, [])
         more = {'planned_table': 'other_table'} if who == 'planner' else {}
@@ -304,6 +304,7 @@ class AttackRig:
         found.forged += wrong if kind.forges else 0
         self._look(found, log_begins)
         if kind.obeyed:
+            self._until(lambda: not self._plans, ANSWER_S)  # where to, is settled already
             found.hung += self._restore()
         self._revive(Found(''))
         for camera in self.cameras:
@@ -363,6 +364,12 @@ class AttackRig:
         return [f'{name} is not back: ' + self._why(camera)
                 for name, camera in zip(('attacked', 'honest'), self.cameras)
                 if camera.together_s < begun]
+
+    @property
+    def _plans(self) -> bool:
+        """Whether the planner is at work."""
+        said = self.attacked.diagnostics.get('attacked/planner_node: planning')
+        return said is not None and said.message == 'planning'
 
     def _why(self, camera: Camera) -> str:
         said = camera.client.diagnostics

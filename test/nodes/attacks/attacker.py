@@ -33,6 +33,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
 
 from hp_inference.split.codecs import EXACT_CODECS
 from hp_msgs.msg import DeviceProfile, FrameReport, LinkReport, PlanTable, TensorChunk
@@ -297,6 +298,15 @@ class Attacker:
                                            for _ in range(self._draw.choice([1, 1, 1, 3]))])
         self._ask(self._client(name, kind), request)
         self.tried += len(request.parameters)
+        asked = [name for name, of in services.items() if of is Trigger and name.endswith('/plan')]
+        if asked and self._draw.random() < 0.2:  # what is planned is written where save_to says
+            self._ask(self._client(f'{asked[0].removesuffix("/plan")}/set_parameters',
+                                   SetParameters),
+                      SetParameters.Request(parameters=[ParameterMsg(
+                          name='save_to', value=ParameterValue(
+                              type=ParameterType.PARAMETER_STRING,
+                              string_value=self._draw.choice(self._paths)))]))
+            self._ask(self._client(asked[0], Trigger), Trigger.Request())
 
     def _parameter(self, node: str) -> ParameterMsg:
         draw = self._draw
