@@ -3,186 +3,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-import json
 import os
 from pathlib import Path
 import re
 import subprocess
-import sys
-import threading
 import time
 
+from attack_book import Found, Kind
+from attack_parts import Attacker, Camera, held_mb
 from device_profiles import profile_of
 from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import GetState
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter as ParameterMsg
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
-from rclpy.parameter import Parameter
-from ros_rig import Client, error_of, MODEL, NodeProcess, pixels, SIZE
+from ros_rig import Client, MODEL, NodeProcess, SIZE
 
 from hp_inference.graph.load import ModelSpec, open_model
 from hp_inference.nodes import qos
 from hp_msgs.msg import DeviceProfile
 
-TOLERANCE = 1e-5
 #: Of nodes until they have their model, of answers, of nodes that are to be as before, and of
 #: processes that are to end. [s]
-UP_S, ANSWER_S, BACK_S, ENDED_S = 240.0, 30.0, 60.0, 30.0
+UP_S, ANSWER_S, BACK_S, ENDED_S = 240.0, 60.0, 60.0, 60.0
 #: Memory counts so long after an attack, and may have grown by this.
 SETTLED_S, GROWN_MB = 10.0, 150.0
-PAUSE_S = 0.03
 UP = ' operators, on '  # what a node says when it has its model
-HERE = Path(__file__).resolve().parent
 #: The nodes under attack; the server serves both robots.
 NODES = {'server': ('server_node', ''), 'robot': ('robot_node', 'attacked'),
          'monitor': ('bandwidth_monitor_node', 'attacked'), 'planner': ('planner_node', 'attacked')}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """
-    A kind of attack.
-
-    ``tries``: so many in a short run. ``obeyed``: what it asks for may be asked for, so that robots
-    may be alone meanwhile, and the attacked one without answers. ``forges``: answers may be wrong,
-    as nothing shows who wrote them.
-    """
-
-    name: str
-    what: str
-    tries: int = 250
-    obeyed: bool = False
-    forges: bool = False
-
-
-KINDS = [
-    Kind('random', 'random and extreme values in every field of every message type'),
-    Kind('mutated', 'real messages with one field changed'),
-    Kind('raw', 'bytes that are no message, cut short, or with lengths that lie'),
-    Kind('replayed', 'real messages earlier, again and in another order'),
-    Kind('forged', 'rows, receipts and reports as if they were real', forges=True),
-    Kind('tables', 'plan tables and profiles that are large, deep, or of many plans', 20),
-    Kind('large', '8 MB in one field of a message', 20),
-    Kind('images', 'images with contradicting sizes, damaged, bombs', 40),
-    Kind('peers', 'nodes that come and go on the same topics and by the same names', 6),
-    Kind('parameters', 'every parameter set to values of all types, paths among them', 60,
-         obeyed=True),
-    Kind('services', 'bursts of requests with random values to every service', 200, obeyed=True),
-    Kind('lifecycle', 'transitions in any order', 30, obeyed=True)]
-
-
-@dataclass
-class Found:
-    """What an attack did; MB in the node that grew most, seconds until all was as before."""
-
-    kind: str
-    tried: int = 0
-    crashed: list[str] = field(default_factory=list)
-    hung: list[str] = field(default_factory=list)
-    wrong: int = 0
-    forged: int = 0
-    answers: int = 0
-    starved: int = 0
-    honest: int = 0
-    grown_mb: dict[str, float] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-    log_bytes: int = 0
-    back_s: float = 0.0
-
-
-class Camera:
-    """Shows one image after the other and looks at the answers."""
-
-    def __init__(self, client: Client):
-        self.client, self.shown, self.shown_s = client, None, 0.0
-        self.answers, self.wrong, self.alone, self.slow = 0, 0, 0, 0.0
-        self.together_s, self.asked_s, self._seed = 0.0, None, 0
-
-    def step(self) -> None:
-        """Look for the answer, and show the next image, also where none comes."""
-        self.client.executor.spin_once(0.005)
-        now = time.monotonic()
-        if self.shown is not None:
-            result = self.client.result_of(self.shown)
-            if result is not None:
-                self.answers += 1
-                self.wrong += not error_of(result, pixels(self._seed)) <= TOLERANCE
-                self.alone += result.fallback
-                if not result.fallback:
-                    self.together_s = self.asked_s
-                self.slow = max(self.slow, now - self.asked_s)
-                self.shown, self.asked_s, self.shown_s = None, None, now
-                self.client.results.clear()
-            elif now - self.shown_s > 3.0:  # another one was newer, or it got lost: best effort
-                self._show(now)
-        elif now - self.shown_s > PAUSE_S:
-            self._show(now)
-
-    def _show(self, now: float) -> None:
-        self._seed = (self._seed + 1) % 50
-        self.shown, self.shown_s = self.client.image(self._seed), now
-        self.asked_s = self.asked_s or now
-        self.client.show(self.shown)
-
-    @property
-    def waited_s(self) -> float:
-        """How long the oldest image without an answer has waited, or the slowest answer took."""
-        return max(self.slow, time.monotonic() - self.asked_s if self.asked_s else 0.0)
-
-    def reset(self) -> None:
-        """Count anew."""
-        self.answers, self.wrong, self.alone, self.slow = 0, 0, 0, 0.0
-        if self.asked_s:
-            self.asked_s = time.monotonic()
-
-
-class Attacker:
-    """attacker.py as a process."""
-
-    def __init__(self, targets: list[str], spare: str, paths: list[str], log: Path):
-        given = {'targets': targets, 'spare': spare, 'paths': paths}
-        with open(log, 'wb') as file:
-            self.process = subprocess.Popen(
-                [sys.executable, str(HERE / 'attacker.py'), json.dumps(given)], text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file,
-                env={**os.environ, 'PYTHONPATH': f'{HERE}{os.pathsep}'
-                     + os.environ.get('PYTHONPATH', '')})
-        self.log, self.told = log, []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def tell(self, **order) -> None:
-        """Have it do something."""
-        self.told.clear()
-        self.process.stdin.write(json.dumps(order) + '\n')
-        self.process.stdin.flush()
-
-    @property
-    def done(self) -> dict | None:
-        """What it has told since, None: nothing yet."""
-        assert self.told or self.process.poll() is None, self.log.read_text('utf-8', 'replace')
-        return self.told[-1] if self.told else None
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
-
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            self.told.append(json.loads(line))
-
-
-def _held_mb(pid: int) -> float:
-    """Return what a process and those that it has started hold of the machine's memory."""
-    try:
-        rollup = Path(f'/proc/{pid}/smaps_rollup').read_text()
-        children = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
-        own = int(re.search(r'^Pss: +(\d+)', rollup, re.M).group(1)) / 1e3
-    except (OSError, AttributeError):
-        return 0.0
-    return own + sum(_held_mb(int(child)) for child in children)
 
 
 class AttackRig:
@@ -247,10 +95,8 @@ class AttackRig:
             'server': {'robots': ['attacked', 'honest']}, 'robot': {'deadline_s': 3.0},
             'monitor': {}, 'planner': {'bandwidths': [20.0]}}[who]
         remapped = {'planner': ['-r', 'robot_profile:=made_profile/robot',
-                                '-r', 'server_profile:=made_profile/server']}.get(who, [])
-        more = {'planned_table': 'other_table'} if who == 'planner' else {}
-        for before, after in more.items():  # the robot keeps to its own table
-            remapped += ['-r', f'{before}:={after}']
+                                '-r', 'server_profile:=made_profile/server',
+                                '-r', 'planned_table:=its_own']}.get(who, [])
         self.nodes[who] = NodeProcess(name, self.folder, namespace=namespace, cwd=self.home,
                                       arguments=remapped, **params)
 
@@ -341,7 +187,7 @@ class AttackRig:
 
     def memory_mb(self) -> dict[str, float]:
         """Return what each node's process holds."""
-        return {who: _held_mb(node.process.pid) for who, node in self.nodes.items()}
+        return {who: held_mb(node.process.pid) for who, node in self.nodes.items()}
 
     def _growth(self, before_mb: dict[str, float]) -> dict[str, float]:
         return {who: round(now - before_mb[who], 1) for who, now in self.memory_mb().items()}
@@ -467,7 +313,7 @@ class AttackRig:
                     self._change(node, 3)
             else:
                 now = self._parameters(who)
-                other = [Parameter.from_parameter_msg(_pair(name, value)).to_parameter_msg()
+                other = [ParameterMsg(name=name, value=value)
                          for name, value in self.params[who].items() if now.get(name) != value]
                 if other:
                     self._call(SetParameters, f'{node}/set_parameters',
@@ -475,31 +321,6 @@ class AttackRig:
         return failed
 
     def _change(self, node: str, number: int) -> None:
-        from lifecycle_msgs.srv import ChangeState
         request = ChangeState.Request()
         request.transition.id = number
         self._call(ChangeState, f'{node}/change_state', request)
-
-
-def _pair(name: str, value):
-    from rcl_interfaces.msg import Parameter as ParameterMsg
-    return ParameterMsg(name=name, value=value)
-
-
-def written(book: list[Found]) -> dict:
-    """Return what was found, as JSON data."""
-    return {'date': time.strftime('%Y-%m-%d'), 'kinds': [asdict(found) for found in book]}
-
-
-def markdown(book: list[Found]) -> str:
-    """Return the table of docs/security.md."""
-    what = {kind.name: kind.what for kind in KINDS}
-    lines = ['| attack | tried | crashed | hung | wrong | forged | starved | memory |',
-             '|---|---|---|---|---|---|---|---|']
-    for found in book:
-        grown = max(found.grown_mb.values(), default=0.0)
-        starved = f'{found.starved} of {found.honest}' if found.honest else '-'
-        lines.append(f'| {what[found.kind]} | {found.tried} | {len(found.crashed)} | '
-                     f'{len(found.hung)} | {found.wrong} | {found.forged or "-"} | {starved} | '
-                     f'{grown:+.0f} MB |')
-    return '\n'.join(lines) + '\n'

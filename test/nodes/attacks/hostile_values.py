@@ -34,7 +34,8 @@ FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, math.nan, math.inf, -math.inf, 1e300, -1e30
           1.7976931348623157e308, 5e-324, 2.2250738585072014e-308, 1e-9, 2.0 ** 63, 1e9, 0.05)
 SIZES = (0, 0, 1, 2, 3, 31, 32, 33, 64, 65, 1000)
 _BITS = {'int8': 8, 'int16': 16, 'int32': 32, 'int64': 64}
-_CODES = {'uint8': 'B', 'int8': 'b', 'uint16': 'H', 'int16': 'h', 'uint32': 'I', 'int32': 'i',
+#: Type codes of arrays.
+CODES = {'uint8': 'B', 'int8': 'b', 'uint16': 'H', 'int16': 'h', 'uint32': 'I', 'int32': 'i',
           'uint64': 'Q', 'int64': 'q', 'float': 'f', 'double': 'd'}
 _ARRAY = re.compile(r'(?P<each>.+)\[(?P<size>\d+)\]$')
 _SEQUENCE = re.compile(r'sequence<(?P<each>[^,]+)(, (?P<most>\d+))?>$')
@@ -87,15 +88,15 @@ def value(draw: random.Random, kind: str, longest: int = 1000) -> object:
 
 
 def _several(draw: random.Random, each: str, size: int, longest: int, fixed=None) -> object:
-    if each in _CODES:
+    if each in CODES:
         if each in ('float', 'double'):
-            made = array(_CODES[each], [0.0])
-            made = array(_CODES[each], [value(draw, each) for _ in range(min(size, 100))])
+            made = array(CODES[each], [0.0])
+            made = array(CODES[each], [value(draw, each) for _ in range(min(size, 100))])
             made.extend(made[:1] * (size - len(made)) if made else ())
         elif draw.random() < 0.5:
-            made = array(_CODES[each], [integer(draw, each)] * size)
+            made = array(CODES[each], [integer(draw, each)] * size)
         else:
-            made = array(_CODES[each], draw.randbytes(size * array(_CODES[each]).itemsize))
+            made = array(CODES[each], draw.randbytes(size * array(CODES[each]).itemsize))
         return fixed(made, dtype=made.typecode) if fixed else made
     made = [value(draw, each, longest) for _ in range(min(size, 50))]
     return (made * -(-size // len(made)))[:size] if made else []
@@ -117,7 +118,7 @@ def mutated(draw: random.Random, msg, keep: tuple[str, ...] = ()):
     if other and draw.random() < 0.8:
         setattr(changed, name, other)
         if 'digest' in types and draw.random() < 0.7:  # as its sender would work it out
-            changed.digest = _digest(getattr(changed, name))
+            changed.digest = digest(getattr(changed, name))
     elif '/' in of and not of.startswith('sequence') and not of.endswith(']'):
         setattr(changed, name, mutated(draw, before))
     elif isinstance(before, (array, np.ndarray)) and len(before) and draw.random() < 0.5:
@@ -134,7 +135,8 @@ def mutated(draw: random.Random, msg, keep: tuple[str, ...] = ()):
     return changed
 
 
-def _digest(data: str) -> np.ndarray:
+def digest(data: str) -> np.ndarray:
+    """Return the digest of a plan table, as its sender would work it out."""
     try:
         table = json.loads(data)
         named = {key: item for key, item in table.items() if key not in ('model', 'record')}

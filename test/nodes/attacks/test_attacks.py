@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip('rclpy')
-from attack_rig import AttackRig, GROWN_MB, KINDS, markdown, written  # noqa: E402
+from attack_book import KINDS, markdown, written  # noqa: E402
+from attack_rig import AttackRig, GROWN_MB  # noqa: E402
 import rclpy  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]
