@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from statistics import quantiles
+import subprocess
 import threading
 import time
 
@@ -22,6 +24,7 @@ from hp_inference.link.wire import Head
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import chunk_from_msg, chunk_to_msg, digest_to_msg
 from hp_inference.nodes.receipts import receipt_from_msg, receipt_to_msg
+from hp_inference.runtime.deadline import Deadlines
 from hp_inference.runtime.executor import Executor
 from hp_inference.runtime.frames import inbox_for, LinkIO
 from hp_inference.runtime.reference import reference, worst_error
@@ -34,6 +37,8 @@ DEADLINE_S = 10.0
 FLOOD_PER_S = 50.0  # frames that a flooding robot sends, whatever comes back
 READY_S = 60.0
 TOLERANCE = 1e-5
+ALONE_S = 0.5  # that a robot would take for a frame alone, where it would go alone
+CALM_S = 2.0  # after the hostile robot has been told to end
 
 
 class Robot:
@@ -51,6 +56,7 @@ class Robot:
         self._session, self._frame = session, 0
         self._current: tuple[int, Inbox] | None = None
         self._receipts, self._pacer = Receipts(), Pacer()
+        self._deadlines: Deadlines | None = None
         self.ready = threading.Event()
         self.loads: list[ServerLoad] = []
         self.latencies: list[float] = []
@@ -77,19 +83,31 @@ class Robot:
             model=graph.model, model_digest=graph.digest, digest=digest_to_msg(table.digest),
             json=table.dumps()))
 
+    def give_up_as_robots_do(self) -> None:
+        """Wait for an answer no longer than robot_node does before it computes alone."""
+        self._deadlines = Deadlines()
+        self._deadlines.took_alone(ALONE_S)
+
     def ask(self, until_s: float) -> None:
         """Have frames computed, one after the other, until a time."""
         while time.monotonic() < until_s:
             head, inbox = self._begin()
             begun = time.monotonic()
-            io = LinkIO(self.layout, inbox, self._outbox, head, begun + DEADLINE_S)
+            give_up_s = begun + DEADLINE_S
+            if self._deadlines:
+                give_up_s = self._deadlines.of(begun, begun, 0.0, 0, None).give_up_s
+            io = LinkIO(self.layout, inbox, self._outbox, head, give_up_s)
             try:
                 answer = self._executor.run(io, self._image)
             except LinkError:
                 self.lost += 1
                 self._outbox.cancel(head.session, head.frame)
+                if self._deadlines:
+                    self._deadlines.waited_in_vain(0, time.monotonic() - begun)
                 continue
             self.latencies.append(time.monotonic() - begun)
+            if self._deadlines:
+                self._deadlines.took_together(0, self.latencies[-1])
             self.wrong += worst_error(answer, self._expected) > TOLERANCE
 
     def flood(self, until_s: float) -> None:
@@ -109,7 +127,8 @@ class Robot:
         """Return what it got."""
         cuts = quantiles(self.latencies, n=20) if len(self.latencies) > 1 else [0.0] * 19
         return {'frames_per_s': len(self.latencies) / seconds, 'p50_ms': cuts[9] * 1e3,
-                'p95_ms': cuts[18] * 1e3, 'lost': self.lost, 'wrong': int(self.wrong)}
+                'p95_ms': cuts[18] * 1e3, 'lost': self.lost, 'wrong': int(self.wrong),
+                'together': len(self.latencies) / max(1, len(self.latencies) + self.lost)}
 
     def _begin(self) -> tuple[Head, Inbox]:
         head = Head(self._session, self._frame, self._table.digest, 0)
@@ -148,9 +167,8 @@ class _SendOnly(LinkIO):
         raise Aborted('enough')
 
 
-def play(model: ImageModel, table: PlanTable, names: list[str], seconds: float,
-         flooding: int) -> dict:
-    """Be all robots for a while, the first ``flooding`` of them badly behaved; return figures."""
+def _robots(model: ImageModel, table: PlanTable, names: list[str]) -> list[Robot]:
+    """Return robots whose server is ready for them."""
     rclpy.init()
     node = rclpy.create_node('fleet')
     robots = []
@@ -163,6 +181,13 @@ def play(model: ImageModel, table: PlanTable, names: list[str], seconds: float,
     for robot in robots:
         if not robot.ready.wait(READY_S):
             raise SystemExit(f'the server did not serve {robot.name} within {READY_S:g} s')
+    return robots
+
+
+def play(model: ImageModel, table: PlanTable, names: list[str], seconds: float,
+         flooding: int) -> dict:
+    """Be all robots for a while, the first ``flooding`` of them badly behaved; return figures."""
+    robots = _robots(model, table, names)
     _work(robots, min(1.0, seconds / 3), flooding)  # warms up
     for robot in robots:
         robot.latencies.clear()
@@ -174,6 +199,46 @@ def play(model: ImageModel, table: PlanTable, names: list[str], seconds: float,
             'memory_mb': loads[-1].memory_bytes / 1e6,
             'busy': max(load.busy for load in loads),
             'turn_wait_ms': max(load.turn_wait_s for load in loads) * 1e3}
+
+
+def play_beside(model: ImageModel, table: PlanTable, names: list[str], seconds: float,
+                rounds: int, hostile: subprocess.Popen) -> dict:
+    """
+    Be all robots, in turns without and with a hostile one beside them; return figures of both.
+
+    ``hostile`` is that of _fleet_hostile.py, which has started.
+    """
+    robots = _robots(model, table, names)
+    for robot in robots:
+        robot.give_up_as_robots_do()
+    _work(robots, min(2.0, seconds), 0)  # warms up
+    without, beside, sent = [], [], {}
+    for _ in range(rounds):
+        for figures in (without, beside):
+            for robot in robots:
+                robot.latencies.clear()
+                robot.lost = robot.wrong = 0
+            if figures is beside:
+                _tell(hostile, 'begin')
+            _work(robots, seconds, 0)
+            if figures is beside:
+                sent = _tell(hostile, 'end')
+            latencies = sorted(taken for robot in robots for taken in robot.latencies)
+            figures.append({
+                'robots': [robot.figures(seconds) for robot in robots],
+                'together': len(latencies) / max(1, len(latencies) + sum(
+                    robot.lost for robot in robots)),
+                'p95_ms': 1e3 * latencies[int(0.95 * len(latencies))] if latencies else 1e6,
+                'memory_mb': robots[0].loads[-1].memory_bytes / 1e6 if robots[0].loads else 0.0})
+            time.sleep(CALM_S)
+    return {'without': without, 'beside': beside, 'sent': sent}
+
+
+def _tell(process: subprocess.Popen, line: str) -> dict:
+    """Tell a process something and return what it answers."""
+    process.stdin.write(line + '\n')
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
 
 
 def _work(robots: list[Robot], seconds: float, flooding: int) -> None:

@@ -8,6 +8,12 @@ full_offload, so that the server is what they share. Each asks for its next fram
 answer to the last, and every answer is compared with the unsplit model's. Beside the fleets, one
 robot is measured alone and next to one that floods the server, with robots that take turns and
 with all frames at once.
+
+With --hostile, instead: seven robots that give a frame up when a robot's node would, in turns
+without and with an eighth that sends the same server large tables, tables of many plans, large
+chunks, probes, unfinished frames and bad chunks as fast as it can, from a process of its own on a
+core of its own. The others share what is left, in both cases. The exit status then says whether
+the goals held.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from statistics import median
 import subprocess
 import sys
 
-from _common import finish, parser, ros_domain, table
+from _common import finish, parser, ratio, ros_domain, table
 from _goals import at_least, at_most, Goal, none
 import numpy as np
 
@@ -33,11 +39,13 @@ ROUNDS = 3
 # Goals: frames/s of the worst robot over the best one's; memory of each robot; how long a frame
 # takes beside a robot that floods the server, of what it takes alone, where robots take turns.
 FAIR, ROBOT_MB, BESIDE = 0.9, 20.0, 2.5
+HONEST, HOSTILE = 7, 'hostile'
+# Goals beside a hostile robot: of the others' frames, and of their 95th percentile.
+TOGETHER, SLOWER = 0.95, 1.3
 
 
-def play(names: list[str], seconds: float, flooding: int) -> None:
-    """Be the robots and print their figures."""
-    from _fleet_robots import play
+def open_table():
+    """Return the model and the table of the robots."""
     import torch
 
     from hp_inference.graph.load import ModelSpec, open_model
@@ -45,7 +53,29 @@ def play(names: list[str], seconds: float, flooding: int) -> None:
     from hp_inference.split.table import PlanTable
     torch.set_num_threads(1)
     model, layout = open_model(ModelSpec(MODEL, (1, 3, SIZE, SIZE)))
-    figures = play(model, PlanTable(layout, [make_plan(PLAN, layout)]), names, seconds, flooding)
+    return model, PlanTable(layout, [make_plan(PLAN, layout)])
+
+
+def play(options) -> None:
+    """Be the robots and print their figures, or be the hostile one."""
+    if options.role == 'hostile':
+        from _fleet_hostile import main
+        return main(HOSTILE, open_table()[1], options.core)
+    from _fleet_robots import play, play_beside
+    names, seconds = options.robots, options.seconds
+    if options.role == 'robots':
+        figures = play(*open_table(), names, seconds, options.flooding)
+    else:
+        hostile = subprocess.Popen([sys.executable, __file__, '--role', 'hostile', '--core',
+                                    str(options.core)], text=True, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE)
+        try:
+            json.loads(hostile.stdout.readline())
+            figures = play_beside(*open_table(), names, seconds,
+                                  1 if options.quick else ROUNDS, hostile)
+        finally:
+            hostile.kill()
+            hostile.wait()
     print(json.dumps(figures))
     sys.stdout.flush()
     os._exit(0)  # the spinning thread has nothing to end for
@@ -54,6 +84,21 @@ def play(names: list[str], seconds: float, flooding: int) -> None:
 def measure(count: int, seconds: float, flooding: int = 0, places: int = 1) -> dict:
     """Return the figures of a fleet on a server of its own."""
     names = [f'r{i}' for i in range(count)]
+    return _served(names, places, ['--role', 'robots', '--robots', *names, '--flooding',
+                                   str(flooding), '--seconds', str(seconds)], 120 + 3 * seconds)
+
+
+def measure_beside(seconds: float, quick: bool) -> dict:
+    """Return the figures of robots without and with a hostile one beside them."""
+    names, all_cores = [f'r{i}' for i in range(HONEST)], sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, all_cores[:-1] or all_cores)  # also of all processes from here on
+    return _served([*names, HOSTILE], 1, [
+        '--role', 'beside', '--robots', *names, '--seconds', str(seconds), '--core',
+        str(all_cores[-1]), *['--quick'] * quick], 300 + 2 * ROUNDS * (seconds + 10))
+
+
+def _served(names: list[str], places: int, arguments: list[str], seconds: float) -> dict:
+    """Return what this script says in another role, beside a server of its own."""
     env = {**os.environ, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'OMP_NUM_THREADS': '1',
            'ROS_DOMAIN_ID': ros_domain()}
     params = {'model': MODEL, 'input': [1, 3, SIZE, SIZE], 'threads': 1, 'robots': names,
@@ -63,11 +108,8 @@ def measure(count: int, seconds: float, flooding: int = 0, places: int = 1) -> d
          'ERROR', *(part for name, value in params.items()
                     for part in ('-p', f'{name}:={json.dumps(value)}'))], env=env)
     try:
-        output = subprocess.run(
-            [sys.executable, __file__, '--role', 'robots', '--robots', *names, '--flooding',
-             str(flooding), '--seconds', str(seconds)],
-            env=env, check=True, capture_output=True, text=True,
-            timeout=120 + 3 * seconds).stdout
+        output = subprocess.run([sys.executable, __file__, *arguments], env=env, check=True,
+                                stdout=subprocess.PIPE, text=True, timeout=seconds).stdout
     finally:
         server.terminate()
         try:
@@ -96,13 +138,18 @@ def main() -> int | None:
     """Run fleet after fleet, print, write."""
     options = parser(__doc__)
     options.add_argument('--seconds', type=float, default=10.0, help='per fleet')
-    options.add_argument('--role', choices=('robots',), help='used by the bench itself')
+    options.add_argument('--hostile', action='store_true', help='seven robots beside a hostile one')
+    options.add_argument('--role', choices=('robots', 'beside', 'hostile'),
+                         help='used by the bench itself')
     options.add_argument('--robots', nargs='+', default=[], help='used by the bench itself')
     options.add_argument('--flooding', type=int, default=0, help='used by the bench itself')
+    options.add_argument('--core', type=int, help='used by the bench itself')
     options = options.parse_args()
     if options.role:
-        return play(options.robots, options.seconds, options.flooding)
+        return play(options)
     seconds = 2.0 if options.quick else options.seconds
+    if options.hostile:
+        return beside_hostile(options, seconds)
     fleets = {count: measure(count, seconds) for count in FLEETS}
     per_robot_mb = float(np.polyfit(FLEETS, [fleets[count]['memory_mb'] for count in FLEETS], 1)[0])
     rows = []
@@ -128,6 +175,41 @@ def main() -> int | None:
         for name, robots in beside.items()])
     return finish(options, {'fleets': fleets, 'memory_mb_per_robot': per_robot_mb,
                             'flood': beside}, judge(fleets, per_robot_mb, beside))
+
+
+def beside_hostile(options, seconds: float) -> int | None:
+    """Run, print and write what a hostile robot does to the others; return the exit status."""
+    figures = measure_beside(seconds, options.quick)
+    table(f'{HONEST} robots, {seconds:g} s each, medians', [
+        'setting', 'frames/s', 'together %', 'p95 ms', 'p95 ms, worst robot', 'lost', 'wrong',
+        'server MB'], [
+        [name, median(sum(robot['frames_per_s'] for robot in one['robots']) for one in rounds),
+         100 * median(one['together'] for one in rounds),
+         median(one['p95_ms'] for one in rounds),
+         median(_latencies(one['robots'])[2] for one in rounds),
+         *_faults([robot for one in rounds for robot in one['robots']]),
+         max(one['memory_mb'] for one in rounds)]
+        for name, rounds in (('without', figures['without']), ('beside', figures['beside']))])
+    print('sent by the hostile one: ' + ', '.join(
+        f'{count} {kind}' for kind, count in figures['sent'].items()))
+    slower, low, high = ratio(*([one['p95_ms'] for one in figures[name]]
+                                for name in ('beside', 'without')))
+    together = min(median(one['robots'][place]['together']
+                          for one in figures['beside']) for place in range(HONEST))
+    print(f'p95 beside / without: {slower:.2f} [{low:.2f}, {high:.2f}]; '
+          f'the robot that is alone most is together in {100 * together:.1f} %')
+    return finish(options, {**figures, 'slower': slower, 'together': together}, judge_beside(
+        together, slower, median(one['together'] for one in figures['without']),
+        _faults([robot for one in figures['beside'] for robot in one['robots']])[1]))
+
+
+def judge_beside(together: float, slower: float, without: float, wrong: int) -> list[Goal]:
+    """Return what the robots beside a hostile one were to come to."""
+    return [none('wrong answers', wrong),
+            at_least('part of frames together without the hostile robot (else nothing can be said)',
+                     without, TOGETHER),
+            at_least("part of the worst robot's frames together beside it", together, TOGETHER),
+            at_most('95th percentile beside it over that without', slower, SLOWER)]
 
 
 def _latencies(robots: list[dict]) -> tuple[float, float, float]:

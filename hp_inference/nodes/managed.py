@@ -7,9 +7,11 @@ from collections.abc import Callable
 from contextlib import contextmanager
 import faulthandler
 import os
+from pathlib import Path
 import signal
 import sys
 import threading
+import traceback
 from typing import NoReturn
 
 import rclpy
@@ -20,6 +22,7 @@ from hp_inference.aside import Aside
 from hp_inference.link.tcp import Tender
 from hp_inference.nodes.log import Log
 from hp_inference.nodes.params import BadParameter, declare, Table
+from hp_inference.text import line
 
 #: How long a thread runs Python before another one gets its turn; Python's own is 5 ms. [s]
 SWITCH_S = 1e-4
@@ -183,10 +186,21 @@ class ManagedNode(LifecycleNode):
                 executor.spin()
             except ExternalShutdownException:
                 return
-            except Exception:
-                # Anybody may ask for a transition that the state does not allow, and rclpy raises.
-                if not stopping():
+            except Exception as error:
+                if stopping():
+                    continue
+                if self._is_own(error):
                     self.get_logger().failed('a callback failed')
+                else:  # such as a transition that the state does not allow, a parameter of no type
+                    self.get_logger().warning(
+                        'a request or message that rclpy can not take: '
+                        f'{type(error).__name__}: {line(error, 200)}', throttle_duration_sec=1.0)
+
+    def _is_own(self, error: Exception) -> bool:
+        """Tell whether an error passed code of this node, and not only rclpy's."""
+        own = str(Path(__file__).parent.parent), sys.modules[type(self).__module__].__file__
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # without spin itself
+        return any(frame.filename.startswith(own) for frame in frames)
 
 
 def run(make: type[ManagedNode], args: list[str] | None = None) -> int:

@@ -73,7 +73,8 @@ class Log:
 class NodeProcess:
     """A node as a process, with all that it says in a file."""
 
-    def __init__(self, name: str, folder: Path, *, namespace: str = '', arguments=(), **params):
+    def __init__(self, name: str, folder: Path, *, namespace: str = '', arguments=(),
+                 cwd: Path | None = None, **params):
         log = folder / f'{name}{next(_numbers)}.log'
         params = {'model': MODEL, 'input': [1, 3, SIZE, SIZE], 'threads': 1, **params}
         named = ['-r', f'__ns:=/{namespace}'] if namespace else []
@@ -82,7 +83,8 @@ class NodeProcess:
         with open(log, 'wb') as file:
             self.process = subprocess.Popen(
                 [sys.executable, '-m', f'{package}.{name}', *given(params), *named,
-                 *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+                 *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                cwd=cwd)
 
     @property
     def log(self) -> str:

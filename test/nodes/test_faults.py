@@ -50,7 +50,8 @@ class Rig:
 
     def restart(self, name: str, **params) -> None:
         """Start a node anew and return when it has its model."""
-        node = self.start(f'{name}_node', **{**(self.of_robot if name == 'robot' else {}), **params})
+        params = {**(self.of_robot if name == 'robot' else {}), **params}
+        node = self.start(f'{name}_node', **params)
         setattr(self, name, node)
         node.says(UP)
 

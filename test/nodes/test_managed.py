@@ -7,6 +7,9 @@ import time
 import pytest
 
 pytest.importorskip('rclpy')
+from rcl_interfaces.msg import Parameter as ParameterMsg  # noqa: E402
+from rcl_interfaces.msg import ParameterValue  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
 import rclpy  # noqa: E402
 from rclpy.clock import Clock, ClockType  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
@@ -158,6 +161,25 @@ def test_a_callback_that_fails_is_said_so_and_does_not_end_the_node():
     node, = kind.made
     assert len(calls) == 3 and len(node.log.lines) == 2
     assert 'error: a callback failed:' in node.log and 'RuntimeError: odd 2' in node.log
+
+
+def test_a_request_that_rclpy_can_not_take_is_one_line_and_does_not_end_the_node():
+    calls = []
+
+    def ask(node):
+        calls.append(1)
+        bad = ParameterMsg(name='model', value=ParameterValue(type=127))
+        node.asking = getattr(node, 'asking', None) or node.create_client(
+            SetParameters, '~/set_parameters')
+        if node.asking.service_is_ready():
+            node.asking.call_async(SetParameters.Request(parameters=[bad]))
+        if 'rclpy' in node.log or len(calls) > 3000:
+            stop(node)
+    kind = node_kind(configure=lambda node: node.timer(ask))
+    assert run(kind, []) == 0
+    node, = kind.made
+    assert 'warning: a request or message that rclpy can not take: ValueError: 127' in node.log
+    assert 'Traceback' not in node.log and 'callback failed' not in node.log
 
 
 # Transitions
