@@ -37,13 +37,14 @@ PARAMETERS = {
     'model': 'torchvision:NAME, package.module:factory, path/file.py:factory or file.pt2; the '
              'same on both sides',
     'input': 'size of the model input, such as [1, 3, 224, 224]; the same on both sides',
+    'key_file': 'file with the key that robot, server, monitor and planner share',
     'plan': 'the plan in force: uniform:SHARE, layer:VALUE, robot_only, full_offload or a file',
     'plans': "further plans kept ready, such as ['uniform:0.3', robot_only]",
 }
 
 
 # The ones of these that bandwidth_monitor_node has, too.
-MONITOR_PARAMETERS = ('autostart', 'use_sim_time')
+MONITOR_PARAMETERS = ('autostart', 'use_sim_time', 'key_file')
 
 
 def start(context):

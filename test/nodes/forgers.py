@@ -46,9 +46,16 @@ class Forger:
         self.sent = 0
         self._model: list[TensorChunk] = []
         self._frame = -1
-        self._publisher = client.node.create_publisher(TensorChunk, 'downlink', qos.CHUNKS)
-        client.node.create_subscription(TensorChunk, 'uplink', self._on_up, qos.CHUNKS)
-        client.node.create_subscription(TensorChunk, 'downlink', self._on_down, qos.CHUNKS)
+        self._node = client.node
+        self._publisher = self._node.create_publisher(TensorChunk, 'downlink', qos.CHUNKS)
+        self._listening = [
+            self._node.create_subscription(TensorChunk, topic, callback, qos.CHUNKS)
+            for topic, callback in (('uplink', self._on_up), ('downlink', self._on_down))]
+
+    def close(self) -> None:
+        for subscription in self._listening:
+            self._node.destroy_subscription(subscription)
+        self._node.destroy_publisher(self._publisher)
 
     def _on_down(self, msg: TensorChunk) -> None:
         if not self.sent and msg.frame == self._frame:

@@ -13,17 +13,11 @@ import pytest
 pytest.importorskip('rclpy')
 from forgers import EXCHANGED, Forger, Recorder  # noqa: E402
 import rclpy  # noqa: E402
-from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from ros_rig import Client, error_of, NodeProcess, pixels  # noqa: E402
 
-from hp_inference.nodes.bandwidth_monitor_node import BandwidthMonitorNode  # noqa: E402
-from hp_inference.nodes.robot_node import RobotNode  # noqa: E402
 from hp_inference.nodes.sealing import SEALED  # noqa: E402
-from hp_inference.nodes.server_node import ServerNode  # noqa: E402
 from hp_msgs.msg import Bandwidth  # noqa: E402
-from hp_planner.planner_node import PlannerNode  # noqa: E402
 
 pytestmark = pytest.mark.ros
 TOLERANCE = 1e-5
@@ -132,35 +126,32 @@ def test_all_that_the_nodes_exchange_is_sealed(rig):
     assert SEALED == set(EXCHANGED)
 
 
-def test_forged_rows_are_not_taken(rig, tmp_path):
+def test_forged_rows_are_not_taken(rig):
     forger = Forger(rig.client)
-    rig.client.answered_together(LONG_S)
-    before = int(rig.security('robot1/robot_node: security')['dropped_forged'])
-    results, errors = ask(rig.client, 30)
-    assert forger.sent >= 25
-    assert max(errors) <= TOLERANCE
-    assert sum(not result.fallback for result in results) >= 15
-    after = rig.security('robot1/robot_node: security')
-    assert int(after['dropped_forged']) - before >= 25
-    assert 'downlink does not fit' in after['']
+    with closing(forger):
+        rig.client.answered_together(LONG_S)
+        before = int(rig.security('robot1/robot_node: security')['dropped_forged'])
+        results, errors = ask(rig.client, 30)
+        assert forger.sent >= 25
+        assert max(errors) <= TOLERANCE
+        assert sum(not result.fallback for result in results) >= 15
+        after = rig.security('robot1/robot_node: security')
+        assert int(after['dropped_forged']) - before >= 25
+        assert 'downlink does not fit' in after['']
 
 
-def test_without_keys_the_same_forger_is_believed(tmp_path):
+def test_without_keys_the_same_forger_is_believed(rig, tmp_path):
     """Else the test before this one would show nothing."""
-    rclpy.init()
     nodes = [NodeProcess(name, tmp_path, namespace='open') for name in
              ('server_node', 'robot_node')]
-    client = Client('open')
-    try:
-        with closing(client, *nodes):
-            for node in nodes:
-                node.says(UP, START_S)
-            client.ready(plan_table=False)
-            Forger(client)
+    client = Client('open', name='open')
+    with closing(client, *nodes):
+        for node in nodes:
+            node.says(UP, START_S)
+        client.ready(plan_table=False)
+        with closing(Forger(client)):
             client.answered_together(LONG_S)
             assert max(ask(client, 30)[1]) > TOLERANCE
-    finally:
-        rclpy.try_shutdown()
 
 
 def test_nothing_that_was_recorded_is_taken_after_the_nodes_have_started_anew(rig):
@@ -271,21 +262,3 @@ def policy(node, namespace):
                     each.text if each.text.startswith('/') else
                     f'{namespace.rstrip("/")}/' + re.sub('^~', node, each.text))
     return allowed
-
-
-@pytest.mark.parametrize('kind', [RobotNode, ServerNode, BandwidthMonitorNode, PlannerNode])
-def test_a_node_whose_key_file_others_can_read_does_not_start(node_here, tmp_path, kind):
-    node, _ = node_here(kind, {}, start=False, key_file=key_file(tmp_path / 'k', 0o640))
-    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
-    assert 'others than its owner have access (mode 640): chmod 600 it' in node.log
-    assert node.get_parameter('key_file').value == str(tmp_path / 'k')
-    results = node.set_parameters([Parameter('key_file', value='')])
-    assert not results[0].successful  # only at start
-
-
-def test_a_server_without_a_key_for_one_of_its_robots_does_not_start(node_here, tmp_path):
-    key_file(tmp_path / 'fleet.r1.key')
-    node, _ = node_here(ServerNode, {}, start=False, robots=['fleet/r1', 'r2'],
-                        keys_dir=str(tmp_path))
-    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
-    assert f'robot /r2 has no key: {tmp_path}/r2.key is missing' in node.log

@@ -2,6 +2,7 @@
 """Participants with seals on the topics of a robot, without the nodes around them."""
 
 from array import array
+import secrets
 import time
 
 import pytest
@@ -10,19 +11,31 @@ pytest.importorskip('rclpy')
 from forgers import EXCHANGED  # noqa: E402
 import rclpy  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from ros_rig import Log  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from hp_inference.link.seal import Verdict  # noqa: E402
 from hp_inference.nodes import qos, sealing  # noqa: E402
+from hp_inference.nodes.bandwidth_monitor_node import BandwidthMonitorNode  # noqa: E402
 from hp_inference.nodes.diagnostics import OK, WARN  # noqa: E402
+from hp_inference.nodes.robot_node import RobotNode  # noqa: E402
 from hp_inference.nodes.sealing import SEALED, Sealing  # noqa: E402
+from hp_inference.nodes.server_node import ServerNode  # noqa: E402
 from hp_msgs.msg import FrameReport, PlanTable, Probe, ServerStatus, Span, TensorChunk  # noqa: E402
+from hp_planner.planner_node import PlannerNode  # noqa: E402
 
 pytestmark = pytest.mark.ros
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 WAIT_S = 60.0
+
+
+def key_file(path, mode=0o600):
+    path.write_text(secrets.token_hex(32) + '\n')
+    path.chmod(mode)
+    return str(path)
 
 
 class Side:
@@ -272,3 +285,21 @@ def test_bytes_that_are_no_message_are_dropped(world, data):
     side.sealing._on_meeting(data)
     assert side.sealing._admit('uplink', '/r1/uplink', data) is False
     assert side.sealing.counts.total() == 2
+
+
+@pytest.mark.parametrize('kind', [RobotNode, ServerNode, BandwidthMonitorNode, PlannerNode])
+def test_a_node_whose_key_file_others_can_read_does_not_start(node_here, tmp_path, kind):
+    node, _ = node_here(kind, {}, start=False, key_file=key_file(tmp_path / 'k', 0o640))
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert 'others than its owner have access (mode 640): chmod 600 it' in node.log
+    assert node.get_parameter('key_file').value == str(tmp_path / 'k')
+    results = node.set_parameters([Parameter('key_file', value='')])
+    assert not results[0].successful  # only at start
+
+
+def test_a_server_without_a_key_for_one_of_its_robots_does_not_start(node_here, tmp_path):
+    key_file(tmp_path / 'fleet.r1.key')
+    node, _ = node_here(ServerNode, {}, start=False, robots=['fleet/r1', 'r2'],
+                        keys_dir=str(tmp_path))
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert f'robot /r2 has no key: {tmp_path}/r2.key is missing' in node.log
