@@ -27,6 +27,7 @@ setup(
         (f'share/{PACKAGE}/launch', glob('launch/*.launch.py')),
         (f'share/{PACKAGE}/config', glob('config/*.yaml')),
         (f'share/{PACKAGE}/config/dds', glob('config/dds/*')),
+        (f'share/{PACKAGE}/config/sros2', glob('config/sros2/*')),
     ],
     entry_points={
         'console_scripts': [

@@ -12,12 +12,14 @@ from std_srvs.srv import Trigger
 from hp_inference import __version__
 from hp_inference.files import FileError
 from hp_inference.folder import Folder
+from hp_inference.link.keys import own_key
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_to_msg
 from hp_inference.nodes.diagnostics import ERROR, OK, Updater, WARN
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
-from hp_inference.nodes.params import MODEL, PLANS_DIR, Row, Table
+from hp_inference.nodes.params import KEY_FILE, MODEL, PLANS_DIR, Row, Table
+from hp_inference.nodes.sealing import Sealing
 from hp_inference.nodes.worker import Worker
 from hp_inference.split.table import PlanTable
 from hp_inference.split.table_json import is_table, MAX_JSON_BYTES
@@ -77,6 +79,7 @@ PLANNER: Table = (
                       f'{side}_profile') for side in SIDES),
     *(Row(f'{side}_node', 'string', f'{side}_node', read_only=True,
           description=f'name of the node that is asked to profile the {side}') for side in SIDES),
+    KEY_FILE,
     PLANS_DIR,
     Row('save_to', 'string', '',
         description='file in plans_dir, NAME.json, that every table is written to, over another '
@@ -89,7 +92,7 @@ class PlannerNode(ModelNode):
 
     def __init__(self):
         super().__init__('planner_node', PLANNER)
-        self.layout = self.worker = self.diagnostics = None
+        self.layout = self.worker = self.diagnostics = self.sealing = None
         self.profiles: dict[str, DeviceProfile] = {}
         self.to_profile: list[str] = []  # sides still to be profiled, the one at work first
         self.table: PlanTable | None = None
@@ -98,27 +101,32 @@ class PlannerNode(ModelNode):
         self._logged_s = 0.0
         self._folder = Folder(self.params.plans_dir)
         self.params.check('save_to', self._check_save_to)
-        self.clients_made, self.subscriptions_made, self._published = {}, {}, None
+        self.clients_made, self.subscriptions_made = {}, {}
+        self._published = self._made_publisher = None
         self.create_service(Trigger, '~/profile', self._on_profile_asked)
         self.create_service(Trigger, '~/plan', self._on_plan_asked)
 
     def configure(self) -> None:
         """Load the model and the profiles in files, open the topics."""
         self._check_save_to(self.params.save_to)
+        key = own_key(self.params.key_file)
         self.layout = self.open_model()
+        self.sealing = Sealing(self, key, 'planner')
         for side in SIDES:
             path = getattr(self.params, f'{side}_profile')
             if path:
                 self.profiles[side] = DeviceProfile.load(path)
                 self.profiles[side].check(self.layout)
         self.worker = Worker(self, 'planner worker')
-        self._published = self.create_lifecycle_publisher(
+        self._made_publisher = self.create_lifecycle_publisher(
             PlanTableMsg, 'planned_table', **qos.publisher(self, 'planned_table', qos.LATCHED))
+        self._published = self.sealing.publisher('planned_table', self._made_publisher)
         for side in SIDES:
             if side not in self.profiles:
                 self._listen_to(side)
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('planning', self._diagnose)
+        self.diagnostics.add('security', self.sealing.diagnose)
 
     def _check_save_to(self, name: str) -> None:
         if name and not name.endswith('.json'):
@@ -136,7 +144,8 @@ class PlannerNode(ModelNode):
                              f'{str(error).splitlines()[0]}') from error
         topic = f'{side}_profile'
         self.subscriptions_made[side] = self.create_subscription(
-            DeviceProfileMsg, topic, partial(self._on_profile, side),
+            DeviceProfileMsg, topic,
+            **self.sealing.heeding(topic, DeviceProfileMsg, partial(self._on_profile, side)),
             **qos.subscription(self, topic, qos.LATCHED))
 
     def cleanup(self) -> None:
@@ -149,10 +158,13 @@ class PlannerNode(ModelNode):
             self.destroy_subscription(subscription)
         for client in self.clients_made.values():
             self.destroy_client(client)
-        if self._published:
-            self.destroy_lifecycle_publisher(self._published)
-        self.clients_made, self.subscriptions_made, self._published = {}, {}, None
-        self.layout = self.worker = self.diagnostics = self.table = None
+        if self._made_publisher:
+            self.destroy_lifecycle_publisher(self._made_publisher)
+        if self.sealing:
+            self.sealing.close()
+        self.clients_made, self.subscriptions_made = {}, {}
+        self._published = self._made_publisher = None
+        self.layout = self.worker = self.diagnostics = self.table = self.sealing = None
         self.profiles, self.to_profile, self.trouble = {}, [], ''
         self.planning = self.again = False
 

@@ -37,6 +37,7 @@ PARAMETERS = {
     'model': 'torchvision:NAME, package.module:factory, path/file.py:factory or file.pt2; the '
              'same on both sides',
     'input': 'size of the model input, such as [1, 3, 224, 224]; the same on both sides',
+    'key_file': 'file with the key that robot, server, monitor and planner share',
     'plan': 'the plan in force: uniform:SHARE, layer:VALUE, robot_only, full_offload or a file',
     'plans': "further plans kept ready, such as ['uniform:0.3', robot_only]",
     'plans_dir': 'the one folder with plan files; the one that the node is started in if not given',
@@ -44,7 +45,7 @@ PARAMETERS = {
 
 
 # The ones of these that bandwidth_monitor_node has, too.
-MONITOR_PARAMETERS = ('autostart', 'use_sim_time')
+MONITOR_PARAMETERS = ('autostart', 'use_sim_time', 'key_file')
 
 
 def start(context):

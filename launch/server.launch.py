@@ -30,6 +30,7 @@ PARAMETERS = {
     'model': 'torchvision:NAME, package.module:factory, path/file.py:factory or file.pt2; the '
              'same on both sides',
     'input': 'size of the model input, such as [1, 3, 224, 224]; the same on both sides',
+    'key_file': 'file with the key that robot, server, monitor and planner share',
 }
 
 

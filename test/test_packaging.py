@@ -142,6 +142,14 @@ def test_every_executable_has_its_module(script):
     assert function in defined
 
 
+def test_every_file_for_users_is_installed():
+    globs = re.findall(r"glob\('([^']+)'\)", (ROOT / 'setup.py').read_text('utf-8'))
+    installed = {path for pattern in globs for path in ROOT.glob(pattern)}
+    there = {path for folder in ('config', 'launch') for path in (ROOT / folder).rglob('*')
+             if path.is_file() and path.suffix != '.pyc'}
+    assert there == installed
+
+
 def test_executables_go_where_ros2_run_looks():
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg')

@@ -11,6 +11,7 @@ import time
 
 from rclpy.clock import Clock, ClockType
 
+from hp_inference.link.keys import own_key
 from hp_inference.link.prober import Prober
 from hp_inference.link.receipts import BadReceipt
 from hp_inference.nodes import qos
@@ -18,6 +19,7 @@ from hp_inference.nodes.diagnostics import OK, Updater, WARN
 from hp_inference.nodes.managed import ManagedNode, run
 from hp_inference.nodes.params import MONITOR
 from hp_inference.nodes.receipts import receipt_from_msg
+from hp_inference.nodes.sealing import Sealing
 from hp_msgs.msg import Bandwidth, LinkReport, Probe
 
 # How often it is looked whether a probe is due or the link silent.
@@ -31,7 +33,7 @@ class BandwidthMonitorNode(ManagedNode):
 
     def __init__(self):
         super().__init__('bandwidth_monitor_node', MONITOR)
-        self.prober = self.diagnostics = None
+        self.prober = self.diagnostics = self.sealing = None
         self.receipts = 0
         self.publishers_made, self._reports = [], None
         self.timers_made: dict[str, object] = {}
@@ -41,20 +43,25 @@ class BandwidthMonitorNode(ManagedNode):
 
     def configure(self) -> None:
         """Open the topics."""
+        self.sealing = Sealing(self, own_key(self.params.key_file), 'monitor')
         self._session = secrets.randbits(64)
         self.receipts, self._published = 0, None
         p = self.params
         self.prober = Prober(self._session, time.monotonic(), p.probe_period_s, p.probe_bytes,
                              p.silence_s, p.limit_mbit_s)
-        self._bandwidth, self._probe = self.publishers_made = [
+        self.publishers_made = [
             self.create_lifecycle_publisher(kind, topic, **qos.publisher(self, topic, profile))
             for kind, topic, profile in ((Bandwidth, 'bandwidth', qos.METRICS),
                                          (Probe, 'probe', qos.RECEIPTS))]
+        self._bandwidth, self._probe = map(self.sealing.publisher, ('bandwidth', 'probe'),
+                                           self.publishers_made)
         self._reports = self.create_subscription(
-            LinkReport, 'link_report', self._on_receipt,
+            LinkReport, 'link_report',
+            **self.sealing.heeding('link_report', LinkReport, self._on_receipt),
             **qos.subscription(self, 'link_report', qos.RECEIPTS))
         self.diagnostics = Updater(self, 'link')
         self.diagnostics.add('link', self._diagnose)
+        self.diagnostics.add('security', self.sealing.diagnose)
         self._every('look', LOOK_S, self._look)
         self._every('publish', 1 / self.params.publish_hz, self._publish)
 
@@ -68,8 +75,10 @@ class BandwidthMonitorNode(ManagedNode):
             self.diagnostics.destroy()
         for publisher in self.publishers_made:
             self.destroy_lifecycle_publisher(publisher)
+        if self.sealing:
+            self.sealing.close()
         self.publishers_made, self._reports = [], None
-        self.prober = self.diagnostics = None
+        self.prober = self.diagnostics = self.sealing = None
 
     def _on_change(self, values: dict) -> None:
         if not self.prober:

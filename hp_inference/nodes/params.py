@@ -254,6 +254,11 @@ def _yaml(value: object) -> str:
 _AUTOSTART = Row('autostart', 'bool', True, read_only=True,
                  description='configure and activate at start, without a lifecycle manager')
 
+#: What every node that talks to others of its robot can be given.
+KEY_FILE = Row('key_file', 'string', '', read_only=True,
+               description='file with the key that this robot, its server, monitor and planner '
+                           'share: messages of others are not heeded; empty: no keys')
+
 #: What every node needs to know of its model and machine.
 MODEL: Table = (
     Row('model', 'string', 'torchvision:resnet18', read_only=True,
@@ -319,6 +324,7 @@ ROBOT: Table = (
         description='larger camera images are refused before they are decoded'),
     Row('log_every_s', 'double', 10.0, unit='s', low=0.1, high=3600.0,
         description='time between two lines of statistics in the log'),
+    KEY_FILE,
 )
 
 SERVER: Table = (
@@ -333,6 +339,10 @@ SERVER: Table = (
         description='frames that compute at once, of all robots together; they take turns'),
     Row('limit_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e5,
         description='rows are sent to each robot no faster than this; 0: as the link takes them'),
+    KEY_FILE,
+    Row('keys_dir', 'string', '', read_only=True,
+        description='folder with a key file for each robot: robot1.key for namespace /robot1, '
+                    'fleet.r1.key for /fleet/r1; key_file is for robots without one; empty: none'),
 )
 
 MONITOR: Table = (
@@ -348,4 +358,5 @@ MONITOR: Table = (
         description='without any receipt for so long, nothing gets through'),
     Row('limit_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e5,
         description="probes are never sent faster, as robot_node's limit_mbit_s; 0: no limit"),
+    KEY_FILE,
 )

@@ -51,6 +51,9 @@ RECEIPTS = _profile(50, ReliabilityPolicy.BEST_EFFORT)
 #: State rather than events: whoever comes late gets the latest.
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 
+#: For who listens to several publishers of LATCHED: the last N of all of them together are kept.
+MEETINGS = _profile(50, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+
 #: Figures for plotting and recording.
 METRICS = _profile(10, ReliabilityPolicy.RELIABLE)
 

@@ -13,6 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from hp_inference import __version__
 from hp_inference.link.errors import Aborted
+from hp_inference.link.keys import own_key
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import digest_to_msg, span_to_msg, tensor_to_msg
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
@@ -23,6 +24,7 @@ from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.nodes.params import ROBOT
 from hp_inference.nodes.plans import Plans
 from hp_inference.nodes.profiling import PROFILED, Profiling
+from hp_inference.nodes.sealing import Sealing
 from hp_inference.nodes.server_port import ServerPort
 from hp_inference.nodes.worker import Worker
 from hp_inference.runtime.energy import FrameEnergy
@@ -52,6 +54,7 @@ class RobotNode(ModelNode):
     def __init__(self):
         super().__init__('robot_node', ROBOT)
         self.layout = self.engine = self.diagnostics = self.worker = self.server = None
+        self.sealing: Sealing | None = None
         self.energy: FrameEnergy | None = None
         self.publishers_made: list = []
         self.subscriptions_made: list = []
@@ -65,8 +68,10 @@ class RobotNode(ModelNode):
 
     def configure(self) -> None:
         """Load the model, build the plan table, open the topics."""
+        key = own_key(self.params.key_file)
         self.layout = self.open_model()
         table = self.plans.given()
+        self.sealing = Sealing(self, key, 'robot', troubled=self._on_trouble)
         self._result = self.advertise(InferenceResult, 'result', qos.RESULTS, overridable=True)
         self._metrics = self.advertise(FrameMetrics, 'metrics', qos.METRICS)
         self._timeline = self.advertise(FrameTimeline, 'timeline', qos.METRICS)
@@ -89,6 +94,7 @@ class RobotNode(ModelNode):
             'each other')
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('inference', self._diagnose)
+        self.diagnostics.add('security', self.sealing.diagnose)
         self.timers_made = [self._every(self.params.log_every_s, self._log_statistics),
                             self._every(LOOK_S, self._look)]
 
@@ -110,9 +116,11 @@ class RobotNode(ModelNode):
             self.energy.close()
         for publisher in self.publishers_made:
             self.destroy_lifecycle_publisher(publisher)
+        if self.sealing:
+            self.sealing.close()
         self.timers_made, self.subscriptions_made, self.publishers_made = [], [], []
         self.engine = self.diagnostics = self.layout = self.worker = self.server = None
-        self.energy = None
+        self.energy = self.sealing = None
 
     def count_energy(self) -> None:
         """Count joules by a meter, or else by the watts that are known now; others, anew."""
@@ -133,12 +141,12 @@ class RobotNode(ModelNode):
         """Return a publisher that goes when the node is cleaned up."""
         self.publishers_made.append(self.create_lifecycle_publisher(
             kind, topic, **qos.publisher(self, topic, profile, **more)))
-        return self.publishers_made[-1]
+        return self.sealing.publisher(topic, self.publishers_made[-1])
 
     def listen(self, kind, topic, callback, profile):
         """Return a subscription that goes when the node is cleaned up."""
         self.subscriptions_made.append(self.create_subscription(
-            kind, topic, callback,
+            kind, topic, **self.sealing.heeding(topic, kind, callback),
             **qos.subscription(self, topic, profile,
                                overridable=profile in (qos.IMAGES, qos.CHUNKS))))
         return self.subscriptions_made[-1]
@@ -157,6 +165,11 @@ class RobotNode(ModelNode):
             self.server.pacer.limit_mbit_s = self.params.limit_mbit_s
             if any(name.startswith('power.') for name in values):
                 self.count_energy()
+
+    def _on_trouble(self, text: str) -> None:
+        """Let answers say why there is no server, where there may be one with another key."""
+        if self.params.key_file and not self.sealing.knows('server'):
+            self.engine.server.status(0, b'', text)
 
     def _look(self) -> None:
         self.server.look()

@@ -27,6 +27,7 @@ from hp_inference.nodes.convert import (
 from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.nodes.profiling import PROFILED
 from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
+from hp_inference.nodes.sealing import Sealing
 from hp_inference.runtime import frames
 from hp_inference.runtime.load import Load
 from hp_inference.runtime.server import ServerEngine
@@ -58,7 +59,7 @@ def prefix_of(namespace: str) -> str:
 class RobotPort:
     """The topics and the engine of one robot."""
 
-    def __init__(self, node: ServerNode, namespace: str):
+    def __init__(self, node: ServerNode, namespace: str, key: bytes | None = None):
         self.node = node
         self.name = namespace or 'the robot'
         self._prefix = prefix_of(namespace)
@@ -73,6 +74,7 @@ class RobotPort:
         self.engine = ServerEngine(node.layout, self._publish, self._report,
                                    node.params.max_sessions, node.params.session_timeout_s,
                                    self.pacer, node.prepared, node.turns)
+        self.sealing = Sealing(node, key, 'server', self._prefix, self._on_trouble)
         self._publishers, self.subscriptions = [], []
         self._downlink = self._publisher(TensorChunk, 'downlink', qos.CHUNKS, overridable=True)
         self._reports = self._publisher(FrameReport, 'frame_report', qos.REPORTS)
@@ -96,12 +98,13 @@ class RobotPort:
         topic = self._prefix + name
         self._publishers.append(self.node.create_lifecycle_publisher(
             kind, topic, **qos.publisher(self.node, topic, profile, **more)))
-        return self._publishers[-1]
+        return self.sealing.publisher(name, self._publishers[-1])
 
     def _subscribe(self, kind, name, callback, profile, **more) -> None:
         topic = self._prefix + name
         self.subscriptions.append(self.node.create_subscription(
-            kind, topic, callback, **qos.subscription(self.node, topic, profile, **more)))
+            kind, topic, **self.sealing.heeding(name, kind, callback),
+            **qos.subscription(self.node, topic, profile, **more)))
 
     def announce(self) -> None:
         """Say what is loaded and which table is in force."""
@@ -140,6 +143,13 @@ class RobotPort:
         self.engine.close()
         for publisher in self._publishers:
             self.node.destroy_lifecycle_publisher(publisher)
+        self.sealing.close()
+
+    def _on_trouble(self, text: str) -> None:
+        """Let the robot say why it is not served, where it may have another key or none."""
+        if self.digest == NO_DIGEST:
+            self.text = text
+            self.announce()
 
     def _on_chunk(self, msg: TensorChunk, info: dict) -> None:
         if not self.node.active:

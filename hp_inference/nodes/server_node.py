@@ -9,6 +9,7 @@ import secrets
 from rclpy.clock import Clock, ClockType
 
 from hp_inference import __version__
+from hp_inference.link.keys import keys_of
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
@@ -48,16 +49,19 @@ class ServerNode(ModelNode):
 
     def configure(self) -> None:
         """Load the model and open a port for each robot."""
+        names = self._namespaces()
+        keys = keys_of(names.values(), self.params.key_file, self.params.keys_dir)
         self.layout = self.open_model()
         self.worker = Worker(self, 'server worker')
         self.prepared = Prepared(self.layout, SERVER_SIDE)
         self.turns = Turns(self.params.compute_places)
-        for name in self._namespaces():
-            self.ports.append(RobotPort(self, name))
+        for name, namespace in names.items():
+            self.ports.append(RobotPort(self, name, keys[namespace]))
         self.diagnostics = Updater(self, self.params.device)
         for port in self.ports:
             self.diagnostics.add(f'serving {port.name}',
                                  lambda port=port: self._diagnose(port))
+            self.diagnostics.add(f'security of {port.name}', port.sealing.diagnose)
         self.diagnostics.add('load', self._diagnose_load)
         self._meter = LoadMeter(self.turns, [port.engine for port in self.ports])
         self._timer = self.create_timer(LOAD_S, self._tell_load,
@@ -102,8 +106,12 @@ class ServerNode(ModelNode):
         self.announce()
         return super().on_deactivate(state)
 
-    def _namespaces(self) -> tuple[str, ...]:
-        """Return the namespaces of the robots; raises ValueError for one that is none or twice."""
+    def _namespaces(self) -> dict[str, str]:
+        """
+        Return the namespaces of the robots, in full, by their names here.
+
+        Raises ValueError for one that is none or twice.
+        """
         names = self.params.robots or ('',)
         topics = []
         for name in names:
@@ -116,7 +124,7 @@ class ServerNode(ModelNode):
         if twice:
             raise ValueError(f"parameter 'robots' has {', '.join(map(repr, twice))} for the same "
                              f'topics, expected each namespace once')
-        return names
+        return {name: topic.removesuffix('/uplink') or '/' for name, topic in zip(names, topics)}
 
     def _tell_load(self) -> None:
         if not self.active:

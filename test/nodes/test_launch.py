@@ -101,7 +101,7 @@ def test_the_launch_files_have_the_same_arguments_but_for_what_only_one_node_has
                                           'server_node', 'save_to', 'plans_dir'}
     assert set(robot) - set(server) == {'image', 'plan', 'plans', 'plans_dir', 'monitor'}
     assert {'namespace', 'params_file', 'autostart', 'use_sim_time', 'log_level', 'model',
-            'input'} == set(server)
+            'input', 'key_file'} == set(server)
     for name in server:
         assert len({each[name].description for each in (robot, server, demo, planner)}) == 1
         assert robot[name].choices == server[name].choices == planner[name].choices
