@@ -37,6 +37,8 @@ from hp_msgs.msg import FrameMetrics, InferenceResult, ServerStatus
 
 MODEL = f'{Path(__file__).with_name("tiny_model.py")}:net'
 SIZE = 64
+# For several processes that import PyTorch and capture a model each, all at once.
+STARTED_S = 2 * WAIT_S
 # Of nodes that must answer by themselves also when the machine is busy with something else.
 DEADLINE_S = 5.0
 
@@ -173,7 +175,7 @@ class Client:
         service client made last has heard of the subscriptions too.
         """
         self.until(lambda: all(camera.get_subscription_count() for camera in self.cameras.values())
-                   and self.node.count_publishers('result'))
+                   and self.node.count_publishers('result'), STARTED_S)
         asking = self.node.create_client(GetState, 'robot_node/get_state')
         self.until(asking.service_is_ready)
         end = time.monotonic() + WAIT_S
