@@ -95,3 +95,54 @@ class Counting(nn.Module):
     def forward(self, x):
         self.calls += 1
         return x * self.calls
+
+
+class Faint(nn.Module):
+    """Its answer is nearly its bias, as that of an untrained deep network is."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = classes()
+
+    def forward(self, x):
+        return 0.028 + 1e-8 * self.net(x)
+
+
+class Cancels(nn.Module):
+    """Float32 has five places left of its answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return (y + 300) * (y + 300) - 600 * y - 90000
+
+
+class Only32(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return self.conv(x) @ torch.ones(x.shape[3], 4)
+
+
+class Remembers(nn.Module):
+    memory = None
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        y = y if self.memory is None else y + self.memory
+        self.memory = y
+        return y
+
+
+class Exits(Only32):
+    def forward(self, x):
+        sys.exit(0)

@@ -178,6 +178,56 @@ def test_check_says_what_a_lossy_codec_changes_and_does_not_judge_it(hp, codec, 
     assert 'the class with the greatest score is the same in ' in out and ' of 6 answers' in out
 
 
+def test_check_says_that_nothing_is_shown_where_the_answer_hardly_depends_on_the_image(hp):
+    line = 'check tiny.py:Faint --input 1,3,24,32 --plans 2'
+    data = data_of(hp(f'{line} --json'), status=1)
+    assert (data['ok'], data['images']) == (False, 2)
+    assert data['worst_relative_error'] <= data['tolerance']  # no error, as none could show
+    status, out, err = hp(line)
+    assert status == 1 and 'NOTHING SHOWN: the unsplit answer hardly depends on the image' in out
+    assert 'differ by no more than rounding explains in output: no error can show there' in err
+
+
+def test_check_draws_a_second_image_beside_a_single_one(hp, monkeypatch):
+    asked = []
+
+    def run(layout, programs, image):
+        asked.append(image)
+        return local.run_both(layout, programs, image)
+    monkeypatch.setattr('hp_inference.commands.check.run_both', run)
+    for given in ('--image image.png', '--image image.png --image image.png', ''):
+        asked.clear()
+        data = data_of(hp(f'check tiny.py:mask --input 1,3,20,20 --plans 1 --json {given}'))
+        assert data['ok'] is True and data['images'] == len(asked) == 2 + given.count('g --i')
+        assert not torch.equal(asked[0], asked[-1])
+
+
+def test_check_tells_how_far_the_unsplit_model_is_from_the_float64_answer(hp):
+    line = 'check tiny.py:Cancels --input 1,3,16,16 --plans 3'
+    data = data_of(hp(f'{line} --json'))
+    assert data['reference_error'] > 1e-5 and data['tolerance'] == 2 * data['reference_error']
+    assert data['worst_relative_error'] <= data['tolerance']
+    assert f'the unsplit model is {data["reference_error"]:.3g} from it' in hp(line)[1]
+    data = data_of(hp('run tiny.py:Cancels --input 1,3,16,16 --image image.png --plan uniform:0.5 '
+                      '--json'))
+    assert data['ok'] is True and data['tolerance'] == 2 * data['reference_error'] > 1e-5
+    data = data_of(hp('check tiny.py:classes --input 1,3,16,16 --plans 1 --dtype float64 --json'))
+    assert (data['reference_error'], data['tolerance']) == (None, 1e-12)
+
+
+def test_check_says_where_a_model_does_not_run_in_float64(hp):
+    result = hp('check tiny.py:Only32 --input 1,3,16,16 --plans 2 --json')
+    data = data_of(result)
+    assert (data['ok'], data['reference_error'], data['tolerance']) == (True, None, 1e-5)
+    assert 'note: the model does not run in float64: ' in result[2]
+
+
+def test_check_refuses_a_model_that_keeps_something_and_one_that_would_end_it(hp):
+    assert "changes attribute 'memory' from frame to frame" in complaint_of(
+        hp('check tiny.py:Remembers --input 1,3,16,16'))
+    assert 'can not be captured' in complaint_of(hp('check tiny.py:Exits --input 1,3,16,16'))
+
+
 def test_check_asks_each_of_several_images_in_turn(hp, monkeypatch):
     asked = []
 

@@ -26,6 +26,7 @@ from hp_inference.graph.table import overload
 # Of the largest number: what the same operators on the same image may differ by.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5}
 _HALF_UNITS = 4
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _DEEPEST, _MOST = 50, 200_000
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
@@ -36,28 +37,23 @@ def twin(module: torch.nn.Module) -> torch.nn.Module:
 
     What can't be copied (a lock, an open file) is shared, too. Raises what copying raises.
     """
-    def memo() -> dict:
+    with torch.inference_mode(False), torch.no_grad():
+        held = [item for _, item in walk(module)]  # kept, so that no id is used again meanwhile
         shared = {id(parameter): parameter for parameter in module.parameters()}
-        for _, item in walk(module):
+        for item in held:
             if isinstance(item, torch.Tensor) and id(item) not in shared:
                 # Neither a tensor with a history nor one of inference_mode is copied by deepcopy.
                 shared[id(item)] = item.detach().clone()
-        return shared
-    with torch.inference_mode(False), torch.no_grad():
-        known = memo()
-        kept = [value for _, value in walk(module)]  # no id may be used again meanwhile
         try:
-            made = copy.deepcopy(module, dict(known))
+            return copy.deepcopy(module, dict(shared))
         except Exception:
-            for part in module.modules():
-                for value in vars(part).values():
+            for item in reversed(held):  # what lies deepest first
+                if not isinstance(item, (torch.nn.Module, torch.Tensor, *_CONTAINERS)):
                     try:
-                        copy.deepcopy(value, dict(known))
+                        copy.deepcopy(item, dict(shared))
                     except Exception:
-                        known[id(value)] = value
-            made = copy.deepcopy(module, known)
-        del kept
-    return made
+                        shared[id(item)] = item
+            return copy.deepcopy(module, shared)
 
 
 def walk(item, path: str = '') -> Iterator[tuple[str, object]]:

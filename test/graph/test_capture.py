@@ -384,6 +384,46 @@ def test_a_model_that_can_not_be_split_is_refused_in_one_line(module, said):
     assert '\n' not in str(error.value) and len(str(error.value)) < 600
 
 
+class Ends(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        raise self.error
+
+
+class Bare(BaseException):
+    pass
+
+
+class Unspeakable(RuntimeError):
+    def __str__(self):
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize('error', [SystemExit(0), GeneratorExit(), Bare('x'), Unspeakable()])
+def test_a_forward_that_would_end_the_program_is_refused_in_one_line(error):
+    with pytest.raises(CaptureError, match='net can not be captured by torch.export') as refused:
+        capture(as_image_model(Ends(error), SHAPE), SHAPE, 'net')
+    assert '\n' not in str(refused.value)
+
+
+def test_weights_that_are_made_at_the_first_call_are_refused_by_name():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.LazyConv2d(2, 1))
+    with pytest.raises(CaptureError, match='its part 1.weight makes its weights at the first call'):
+        as_image_model(module, SHAPE)
+
+
+def test_numbers_that_do_not_depend_on_the_image_are_computed_once():
+    def body(m, x):
+        sizes = torch.tensor([x.shape[2], x.shape[3]])
+        torch._check_tensor_all(sizes > 0, lambda: 'sizes')
+        return x * torch.tensor([2.0, 3.0], dtype=torch.float64).sum().item()
+    graph = captured(function(body))
+    assert ops(graph) == ['mul.Tensor'] and graph.ops[-1].args[1] == 5.0
+
+
 @pytest.mark.parametrize('shape', [(3, 10, 8), (1, 3, 10), (2, 3, 10, 8), (1, 3, 0, 8), (), (1,)])
 def test_a_shape_that_is_no_image_is_refused(shape):
     with pytest.raises(CaptureError, match=r'the input is \[.*\], expected 1,C,H,W: one image'):

@@ -5,7 +5,9 @@ from collections import namedtuple
 import io
 import json
 import os
+from pathlib import Path
 import pickle
+import re
 import zipfile
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+import hp_inference
 from hp_inference.graph import exported as exported_files
 from hp_inference.graph.capture import as_image_model, capture
 from hp_inference.graph.exported import ExportError, load_exported
@@ -375,3 +378,24 @@ class GivesPair(Small):
 def test_a_named_tuple_may_be_returned(tmp_path):
     pytree._register_namedtuple(Pair, serialized_type_name='test_exported.Pair')
     assert opened(written(tmp_path / 'net.pt2', members(exported(GivesPair())))) == ''
+
+
+def test_no_message_names_a_model():
+    # What opens one is called in one place of the nodes, with parameters that are set at start.
+    root = Path(hp_inference.__file__).parent
+    sources = {str(path.relative_to(root.parent)): path.read_text() for folder in (
+        root, root.parent / 'hp_planner') for path in folder.rglob('*.py')}
+    opens = {name for name, text in sources.items()
+             if re.search(r'\b(open_model|load_model|load_exported|ModelSpec)\(', text)}
+    assert opens == {f'hp_inference/{name}.py' for name in (
+        'graph/load', 'graph/models', 'graph/exported', 'commands/common', 'nodes/model')} | {
+        'hp_inference/nodes/robot_node.py', 'hp_inference/nodes/server_node.py',
+        'hp_planner/planner_node.py'}
+    for node in ('hp_inference/nodes/robot_node', 'hp_inference/nodes/server_node',
+                 'hp_planner/planner_node'):
+        assert re.findall(r'open_model\(.*', sources[f'{node}.py']) == ['open_model()']
+    assert re.findall(r'ModelSpec\((.*)', sources['hp_inference/nodes/model.py']) == [
+        'p.model, tuple(p.input), p.weights, p.seed, tuple(p.mean), tuple(p.std))']
+    for name in ('model', 'weights'):
+        assert re.search(rf"Row\('{name}', 'string', '[^']*', read_only=True",
+                         sources['hp_inference/nodes/params.py'])

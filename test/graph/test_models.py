@@ -34,6 +34,57 @@ def breaks():
 
 def leaves():
     raise SystemExit(3)
+
+
+def closes():
+    raise GeneratorExit
+
+
+class Bare(BaseException):
+    pass
+
+
+def ends():
+    raise Bare('of its own')
+
+
+class Like(KeyboardInterrupt):
+    pass
+
+
+def interrupts():
+    raise Like
+
+
+class Unspeakable(RuntimeError):
+    def __str__(self):
+        raise self
+
+
+def unspeakable():
+    raise Unspeakable
+
+
+class Stubborn(nn.Module):
+    def train(self, mode=True):
+        raise SystemExit('always')
+
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(4, 3))
+
+
+class Fixed(nn.Conv2d):
+    def to(self, *args):
+        raise RuntimeError('only float16')
+
+
+def fixed():
+    return Fixed(3, 2, 1)
+
+
+def interrupted():
+    raise KeyboardInterrupt
 """
 
 
@@ -245,11 +296,25 @@ def test_a_truncated_file_is_refused(file, tmp_path, weights, part):
     ('{file}:number', "failed with TypeError: 'int' object is not callable"),
     ('{file}:breaks', r'failed with RuntimeError: no such checkpoint \(.*nets.py, line 19\)'),
     ('{file}:leaves', 'failed with SystemExit: 3'),
+    ('{file}:closes', 'failed with GeneratorExit: '),
+    ('{file}:ends', 'failed with Bare: of its own'),
+    ('{file}:interrupts', 'failed with Like: '),
+    ('{file}:unspeakable', 'failed with Unspeakable: <Unspeakable>'),
+    ('{file}:Stubborn', 'failed with SystemExit: always'),
+    ('{file}:lazy', r'has weights that are made at the first call \(0.weight\): let its factory'),
+    ('{file}:fixed', 'can not compute in torch.float32: RuntimeError: only float16'),
+    ('torchvision:resnet18.forward', "torchvision:resnet18 has no part 'forward'; it has conv1"),
+    ('torchvision:resnet18.layer1.training', "has no part 'training'; it has 0, 1"),
 ])
 def test_a_name_that_means_no_model_is_refused_in_one_line(file, name, said):
     with pytest.raises(ModelError, match=said) as error:
         load_model(name.format(file=file))
     assert '\n' not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_ctrl_c_in_a_factory_is_one(file):
+    with pytest.raises(KeyboardInterrupt):
+        load_model(f'{file}:interrupted')
 
 
 def test_a_file_that_is_no_python_is_refused(tmp_path):
