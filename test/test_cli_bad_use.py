@@ -45,7 +45,7 @@ def hp(capsys, monkeypatch, tmp_path):
     ('graph tiny.py:classes --weights gone.pt', 'weights: can not read gone.pt: No such file'),
     ('graph tiny.py:classes --weights image.png', 'image.png does not load as plain weights'),
     ('check tiny.py:classes --plans 0', "'0' is not a whole number from 1 to 10000"),
-    ('check tiny.py:classes --plans 99999999999', "is not a whole number from 1 to 10000"),
+    ('check tiny.py:classes --plans 99999999999', 'is not a whole number from 1 to 10000'),
     ('check tiny.py:classes --seed -1', "'-1' is not a whole number from 0 on"),
     ('check tiny.py:classes --dtype float16', 'float16'),
     ('check tiny.py:classes --image gone.png', 'can not read gone.png: No such file'),
