@@ -31,6 +31,8 @@ class Done:
         """What became of it, in words."""
         if self.status == HELD and not self.judged:
             return 'ran, not judged'
+        if self.status == FELL_SHORT and not self.judged:  # Python's own status, too
+            return f'FAILED, exit status {self.status}'
         return SAID.get(self.status, f'FAILED, exit status {self.status}')
 
 

@@ -276,7 +276,7 @@ def _reason(error: BaseException) -> str:
     # Those of this package say what is wrong and what to do; asked so, as it may not be loaded.
     if isinstance(error, ValueError) and type(error).__module__.startswith(OWN):
         return text
-    if isinstance(error, MemoryError) or any(word in text for word in NO_MEMORY):
+    if isinstance(error, MemoryError) or _lacks_memory(error):
         return f'there is not enough memory for this: {text or type(error).__name__}'
     if isinstance(error, ImportError):
         return f'{text}: hp needs PyTorch and the packages of requirements/'
@@ -285,6 +285,15 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f'the code of the model ended the program: {type(error).__name__} {text}'
     return f'{type(error).__name__}: {text} ({_where(error)}): hp can not go on'
+
+
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or what it came from, says that there was no memory."""
+    while error is not None:
+        if any(word in line(error, MOST_TEXT) for word in NO_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _where(error: BaseException) -> str:

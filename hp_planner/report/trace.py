@@ -213,7 +213,10 @@ def follow(trace: np.ndarray, choose: Callable[[np.ndarray], Sequence[Hashable]]
                 every_seconds, every_watts = paces[running]
                 seconds = every_seconds[place]
                 to_go = left - free / seconds
-                taken = free if to_go > ROUNDING else min(free, left * seconds)
+                # Nothing is left to do on a link that is gone: after very long samples rounding is
+                # more than a whole inference.
+                rest = left * seconds if left > 0 and seconds < math.inf else 0.0
+                taken = free if to_go > ROUNDING else min(free, rest)
                 shares[running] += taken
                 age, left = age + taken, to_go
                 spent += every_watts[place] * taken

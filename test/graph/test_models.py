@@ -245,13 +245,26 @@ def reshaped(path):
     torch.save({**small().state_dict(), '2.bias': torch.zeros(5)}, path)
 
 
+def unpacking_to_much(path):
+    torch.save({'2.bias': torch.zeros(1_000_000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
 @pytest.mark.parametrize('write, said', [
     (bigger, r'0 missing, 1 \(extra\) too many; expected the state dict of this very model'),
     (smaller, r'does not hold the weights of .*: 1 \(2.bias\) missing, 0 too many'),
     (reshaped, 'does not hold the weights of .*: size mismatch for 2.bias'),
     (lambda path: torch.save([1, 2], path), 'does not hold the weights of'),
     (lambda path: torch.save(small(), path), 'does not load as plain weights'),
+    (lambda path: torch.save({1: torch.zeros(1), None: 2}, path), 'does not hold the weights of'),
+    (unpacking_to_much, r'has \d+ bytes and unpacks to \d+: torch.save packs nothing'),
     (lambda path: path.write_bytes(b''), 'weights.pt: it is empty'),
+    (os.mkfifo, 'weights.pt: it is no regular file'),
+    (lambda path: path.symlink_to('/dev/zero'), 'weights.pt: it is no regular file'),
     (lambda path: path.write_bytes(b'not weights at all'), 'does not load as plain weights'),
     (lambda path: None, 'can not read .*weights.pt: No such file'),
 ])

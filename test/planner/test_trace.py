@@ -218,3 +218,47 @@ def test_a_file_that_is_not_there_or_too_large_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(trace, 'MAX_BYTES', 10)
     with pytest.raises(TraceError, match='more than 10 bytes'):
         read_trace(written(tmp_path, STEADY))
+
+
+def test_a_million_samples_are_read_and_run_through_in_seconds(tmp_path):
+    # Of CPU time, many times what it takes: other programs share the caches.
+    path, count = tmp_path / 'long.csv', 200_000
+    path.write_text('time_s,mbit_s\n' + ''.join(
+        f'{place / 10:.1f},{5 + place % 6007 / 100:.2f}\n' for place in range(count)))
+    begun = time.process_time()
+    long = trace.load_trace(path)
+    assert long.shape == (count, 2)
+    outcome = trace.follow(long, lambda rates: ['p'] * len(rates),
+                           lambda plan, rates: (0.3 / rates, rates), 1.0)
+    assert outcome.inferences > count
+    assert time.process_time() - begun < 10
+
+
+def test_a_trace_is_the_same_read_at_once_or_line_by_line(tmp_path, monkeypatch):
+    text = 'time_s,mbit_s\n' + ''.join(f'{0.5 * place},{place % 7}\n' for place in range(50))
+    at_once = read_trace(written(tmp_path, text))
+    monkeypatch.setattr(trace, '_BLOCK', 3)
+    assert read_trace(written(tmp_path, text)) == at_once
+    # What Python alone takes for numbers.
+    assert read_trace(written(tmp_path, text.replace('\n10.0,', '\n1_0.0,'))) == at_once
+
+
+def test_running_through_in_pieces_changes_nothing(monkeypatch):
+    rates = [5 + place * 7 % 60 for place in range(200)]
+    whole = run(*rates, step=0.3)
+    monkeypatch.setattr(trace, '_BLOCK', 7)
+    assert run(*rates, step=0.3) == whole
+
+
+def test_progress_is_told_to_the_end():
+    told = []
+    trace.follow(trace.np.array(samples(1, 2, 3), float), lambda rates: ['p'] * len(rates),
+                 lambda plan, rates: (rates, rates), 0.0, lambda *done: told.append(done))
+    assert told[-1] == (3, 3)
+
+
+@pytest.mark.parametrize('text', [
+    'time_s,mbit_s\n-1e308,5\n1e308,5\n', 'time_s,mbit_s\n0,5\n1e16,5\n'])
+def test_times_beyond_any_clock_are_refused(tmp_path, text):
+    with pytest.raises(TraceError, match='expected a finite number from -1e.15 to 1e.15'):
+        read_trace(written(tmp_path, text))
