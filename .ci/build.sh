@@ -29,6 +29,8 @@ find build install -xtype l -delete 2>/dev/null || true
   --use-pep517 --no-build-isolation --no-deps --editable .
 
 export PATH="$venv/bin:$PATH"
+# colcon's own flags have make wait for an idle machine, which a shared one never is.
+export MAKEFLAGS="${MAKEFLAGS:--j$(nproc)}"
 if [ -z "${ROS_DISTRO:-}" ]; then
   export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv
 fi
