@@ -16,7 +16,8 @@ import torch
 from hp_inference.commands.common import random_image
 from hp_inference.graph.load import ModelSpec, open_model
 from hp_inference.runtime.local import run_both
-from hp_inference.runtime.reference import ask, judge, showing
+from hp_inference.runtime import reference
+from hp_inference.runtime.reference import ask, showing
 from hp_inference.split.plan import make_plan
 from hp_inference.split.program import compile_plan
 
@@ -49,7 +50,7 @@ def measure(name: str, size: tuple[int, int], dtype: torch.dtype, plans: int, se
     for number, plan in enumerate((*NAMED, *(f'random:{seed + i}' for i in range(plans)))):
         unsplit = asked[number % 2]
         frame = run_both(layout, compile_plan(layout, make_plan(plan, layout)), unsplit.image)
-        found[plan] = judge(frame.outputs, unsplit)
+        found[plan] = reference.judge(frame.outputs, unsplit)
         sent += frame.sent_bytes
     worst = max(found, key=lambda plan: found[plan].times)
     return {'model': name, 'size': list(size), 'dtype': str(dtype).removeprefix('torch.'),
