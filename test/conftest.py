@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_terminal_summary(terminalreporter, config):
     """Say on a line how many tests came out how, and name those that failed, one a line."""
-    if config.option.summary is None:
+    if config.option.summary is None or hasattr(config, 'workerinput'):  # one of several processes
         return
     came_out = {kind: terminalreporter.stats.get(kind, ())
                 for kind in ('passed', 'failed', 'error', 'skipped', 'xfailed', 'xpassed')}
