@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 import operator
 
@@ -11,6 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hp_inference.graph.build import Builder
+from hp_inference.graph.errors import CaptureError, first_line, LONGEST_REASON
 from hp_inference.graph.ir import (
     Const,
     encode,
@@ -23,16 +24,8 @@ from hp_inference.graph.ir import (
 )
 from hp_inference.graph.passes import fold_batch_norm, split_reductions
 from hp_inference.graph.quiet import quiet, tame
-from hp_inference.graph.state import (
-    distance,
-    example_images,
-    lazy_part,
-    rounding,
-    run,
-    run_whole,
-    Snapshot,
-    twin,
-)
+from hp_inference.graph.state import example_images, lazy_part, named_leaves, run
+from hp_inference.graph.stateless import ask_in_a_row, check_capture, copied, stateful
 from hp_inference.graph.table import overload
 from hp_inference.text import line
 
@@ -51,15 +44,8 @@ VIEWS = ('aten.view.default', 'aten._unsafe_view.default')
 PIECES = {f'aten.{name}' for name in (
     'split.Tensor', 'split.sizes', 'split.default', 'split_with_sizes.default', 'chunk.default',
     'tensor_split.sections', 'tensor_split.indices')}
-# How far, of its largest number, an answer may be from what was captured: state is no rounding.
-_APART = 1e-3
-_LONGEST_REASON = 300
 # Of these no two calls agree, so no split could.
 RANDOM = ('aten.rand', 'aten.normal', 'aten.bernoulli', 'aten.multinomial', 'aten.poisson')
-
-
-class CaptureError(ValueError):
-    """The model can't be captured; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -158,21 +144,21 @@ def capture(model: ImageModel, shape: Sequence[int], name: str, fold: bool = Tru
     depends on earlier images.
     """
     images, failed = example_images(shape), ''
-    exported = _twin(model, name)
+    exported = copied(model, name)
     try:
         run(exported, images[0])  # what is made at the first call is a constant from then on
-        answers = _answers(model, name, images)
+        answers = ask_in_a_row(model, name, images)
     except CaptureError:
         raise
     except Exception as error:  # the user's code may raise anything; torch.export says it better
-        failed = line(error, _LONGEST_REASON)
+        failed = line(error, LONGEST_REASON)
     try:
         with quiet(), tame():
             program = torch.export.export(exported, (images[0],)).run_decompositions({})
     except Exception as error:  # torch.export raises many types; all mean the same to a user
         raise CaptureError(
             f'{name} can not be captured by torch.export for an image of '
-            f'{",".join(map(str, shape))}: {_first_line(error)}. If it has '
+            f'{",".join(map(str, shape))}: {first_line(error)}. If it has '
             'control flow that depends on the image (a detection head, say), it has to be split '
             'before that: name its backbone, like torchvision:NAME.backbone') from error
     if failed:
@@ -180,79 +166,10 @@ def capture(model: ImageModel, shape: Sequence[int], name: str, fold: bool = Tru
                            f'{failed}')
     with torch.inference_mode():
         graph = _read(program, name, shape)
-        _compare(graph, name, images[1:], answers)
+        check_capture(graph, name, images[1:], answers)
         if fold:
             graph = fold_batch_norm(graph)
         return split_reductions(graph)
-
-
-def _twin(model: ImageModel, name: str) -> ImageModel:
-    try:
-        with tame():
-            return twin(model)
-    except Exception as error:  # a user's class may forbid it in many ways
-        raise CaptureError(f'{name} can not be copied, which capturing needs so as to leave it as '
-                           f'it is: {_first_line(error)}. Give its factory a module that '
-                           'copy.deepcopy takes') from error
-
-
-def _answers(model: ImageModel, name: str, images: Sequence[torch.Tensor]) -> list[dict]:
-    """
-    Return what a copy of the model says of the second image, the third, and the second again.
-
-    Raises CaptureError for what changes in it after the first call, which may fill caches.
-    """
-    asked, answers, before = _twin(model, name), [], None
-    for place in (1, 2, 1):
-        answers.append({label: leaf.clone() for label, leaf in named_leaves(
-            run(asked, images[place])) if isinstance(leaf, torch.Tensor)})
-        now = Snapshot.of(asked)
-        changed = before.changed(now) if before else ''
-        if changed:
-            raise _stateful(name, [changed])
-        before = now
-    return answers
-
-
-def _stateful(name: str, places: Sequence[str]) -> CaptureError:
-    named = ', '.join(repr(line(place.removeprefix('module.'), 200)) for place in places)
-    return CaptureError(f'{name} changes attribute {named} from frame to frame: a model whose '
-                        'answer depends on earlier images can not be split; take what it keeps '
-                        'out of the model')
-
-
-def _compare(graph: Graph, name: str, images: Sequence[torch.Tensor], answers: list[dict]) -> None:
-    """Hold the captured graph to the model's answers, and those to one image to each other."""
-    for label, first in answers[0].items():
-        if distance(answers[2][label], first) > rounding(first):
-            raise CaptureError(
-                f'output {label!r} of {name} is another one when the same image comes again, by '
-                f'{distance(answers[2][label], first):.3g} of its largest number: only a model '
-                'whose answer depends on the image alone can be split')
-    for image, answer in zip(images, answers):
-        try:
-            got = run_whole(graph, image)
-        except Exception as error:  # operators raise many types
-            raise CaptureError(f'{name} was captured, but its operators do not run: '
-                               f'{_first_line(error)}') from error
-        for label, tensor in got.items():
-            wanted = answer.get(label)
-            if wanted is None or wanted.shape != tensor.shape or distance(
-                    tensor, wanted) > max(_APART, 2 * rounding(wanted)):
-                raise CaptureError(
-                    f'output {label!r} of {name} is not what was captured: it depends on something '
-                    'besides the image, on an earlier image or on what is kept outside of the '
-                    'model; only a model whose answer depends on the image alone can be split')
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, its type where it says nothing."""
-    try:
-        said = str(error)
-    except Exception:
-        said = ''
-    return next((line(text.strip(), _LONGEST_REASON) for text in said.splitlines() if text.strip()),
-                line(repr(type(error).__name__)))
 
 
 def _read(program: torch.export.ExportedProgram, name: str, shape: Sequence[int]) -> Graph:
@@ -260,7 +177,7 @@ def _read(program: torch.export.ExportedProgram, name: str, shape: Sequence[int]
     changed = [spec.target or 'its input' for spec in program.graph_signature.output_specs
                if 'MUTATION' in spec.kind.name]
     if changed:
-        raise _stateful(name, changed)
+        raise stateful(name, changed)
     tensors = {**program.state_dict, **program.constants}
     weights = {spec.arg.name: (spec.target, tensors[spec.target])
                for spec in program.graph_signature.input_specs if spec.target is not None}
@@ -401,13 +318,6 @@ def _name(node) -> str:
 
 def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix('torch.')
-
-
-def named_leaves(tree) -> Iterator[tuple[str, object]]:
-    """Yield what a model returned, with the name that each part has as an output of the graph."""
-    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
-        yield '.'.join(str(getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key))))
-                       for key in path) or 'output', leaf
 
 
 def _named_outputs(program, node, stands: dict, name: str) -> dict[str, Ref]:

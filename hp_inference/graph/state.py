@@ -18,6 +18,7 @@ import types
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 from hp_inference.graph.ir import Const, Graph, Ref, substitute
 from hp_inference.graph.quiet import tame
@@ -241,3 +242,10 @@ def run_whole(graph: Graph, image: torch.Tensor) -> dict[str, torch.Tensor]:
                 if last[ref] == op.output and ref not in kept:
                     values[ref] = None
     return {name: values[value] for name, value in graph.outputs.items()}
+
+
+def named_leaves(tree) -> Iterator[tuple[str, object]]:
+    """Yield what a model returned, with the name that each part has as an output of the graph."""
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+        yield '.'.join(str(getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key))))
+                       for key in path) or 'output', leaf
