@@ -14,7 +14,8 @@ help:
 	@echo 'make test-long  the tests that take too long for make test'
 	@echo 'make test-core  the tests of hp_inference that need no ROS'
 	@echo 'make test-planner  the tests of hp_planner that need no ROS'
-	@echo 'make bench      every measurement in bench/, short and not judged (ARGS= for other options)'
+	@echo 'make bench      every measurement in bench/, short and not judged; with FULL=1 all of each,'
+	@echo '                then what fell short of its goals (ARGS= for other options)'
 	@echo 'make lab        two hosts on this machine with a link of their own: install, check, test'
 	@echo 'make lint       check the style'
 	@echo 'make setup      only the virtual environment .venv'
@@ -41,7 +42,7 @@ demo: build
 	@$(run) $(alone) python examples/demo.py $(ARGS)
 
 bench: build
-	@$(run) $(alone) python bench/_all.py $(or $(ARGS),--quick)
+	@$(run) $(alone) python bench/_all.py $(if $(FULL),$(ARGS),$(or $(ARGS),--quick))
 
 lab: build
 	@.ci/lab.sh

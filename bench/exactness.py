@@ -15,8 +15,8 @@ import torch
 
 from hp_inference.commands.common import random_image
 from hp_inference.graph.load import ModelSpec, open_model
-from hp_inference.runtime.local import run_both
 from hp_inference.runtime import reference
+from hp_inference.runtime.local import run_both
 from hp_inference.runtime.reference import ask, showing
 from hp_inference.split.plan import make_plan
 from hp_inference.split.program import compile_plan

@@ -92,7 +92,7 @@ def test_report_writes_pictures_and_lists_them(hp, tmp_path):
     ('report table.json', '--out'),
     ('report gone.json --out new', 'can not read gone.json'),
     ('report bare.json --out new', 'it was not made by hp plan, which writes both'),
-    ('report table.json --out table.json', 'can not write the pictures to table.json: give --out a folder'),
+    ('report table.json --out table.json', 'can not write the pictures to table.json: give --out'),
     ('report table.json --out new --bandwidths 5,0', "'5,0' is not rates above 0 in Mbit/s"),
     ('report table.json --out new --bandwidths fast', "'fast' is not rates above 0"),
     ('report table.json --out new --bandwidths inf', "'inf' is not rates above 0"),

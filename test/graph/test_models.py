@@ -3,6 +3,7 @@
 
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch

@@ -186,7 +186,9 @@ def test_as_many_seconds_as_rows_are_expected():
     {'byte_s': math.inf}, {'threads': 0}, {'threads': 1.5}, {'weight_bytes': -1}, {'host': None},
     {'date': 5}, {'versions': {'torch': 2}}, {'value_bytes': (1,)},
     {'ratios': {'zstd': (0.5,)}}, {'ratios': {'zstd': (0.5, 0.5, 0.5, 0.5, 0.5, 0)}},
-    {'value_bytes': (1, 1, 1, 1, 1, -1)},
+    {'value_bytes': (1, 1, 1, 1, 1, -1)}, {'scale': 5e-324}, {'whole_s': 1e-300},
+    {'byte_s': 1e308}, {'weight_bytes': 10 ** 400}, {'threads': True},
+    {'ratios': {'zstd': (0.5, 0.5, 0.5, 0.5, 0.5, 5e-324)}},
 ])
 def test_a_field_that_makes_no_sense_is_refused_by_name(layout, changes):
     field = next(iter(changes)).removesuffix('s')  # the text may speak of one of several
@@ -194,7 +196,7 @@ def test_a_field_that_makes_no_sense_is_refused_by_name(layout, changes):
         profile_of(layout, **changes)
 
 
-@pytest.mark.parametrize('speed', [(0, 1), (1, -1), (math.inf, 1)])
+@pytest.mark.parametrize('speed', [(0, 1), (1, -1), (math.inf, 1), (5e-324, 1), (1, 1e308)])
 def test_a_codec_has_a_finite_speed(speed):
     with pytest.raises(ProfileError, match='bytes per second'):
         CodecSpeed(*speed)

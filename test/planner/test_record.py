@@ -40,7 +40,7 @@ def test_an_array_of_rates_gives_what_each_rate_gives():
         assert made.tolist() == [RECORD.latency_at(plan, rate) for rate in rates]
 
 
-@pytest.mark.parametrize('rate', [0, -3.0, math.nan])
+@pytest.mark.parametrize('rate', [0, -3.0, math.nan, 5e-324, 1e-300])
 def test_without_a_link_only_what_needs_none_ends(rate):
     assert RECORD.latency_at('robot_only', rate) == synthetic.ROBOT_S
     assert RECORD.energy_at('robot_only', rate) == pytest.approx(
@@ -140,6 +140,9 @@ def spoiled(*path, to):
     (['grid'], [0.0, 1.0], '"grid" of the record holds 0.0, expected a finite number above 0'),
     (['grid', 1], math.nan, '"grid" of the record holds nan'),
     (['grid', 10], math.inf, 'holds inf'),
+    (['grid', 0], 5e-324, '"grid" of the record holds 5e-324, expected a finite number above 0'),
+    (['objective'], 'a\ud800', 'expected one line of text that can be shown'),
+    (['choices', 0, 'lanes', 0, 'label'], 'a\nb', 'expected one line of text that can be shown'),
     (['grid', 1], True, 'holds True'),
     (['grid', 10], 10 ** 400, 'expected a finite number'),
     (['grid'], '1,2', '"grid" of the record is \'1,2\', expected list'),
