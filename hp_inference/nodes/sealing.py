@@ -98,12 +98,14 @@ class Sealing:
 
     def _open(self, key: bytes, role: str) -> None:
         topic = self._prefix + MEETING
-        profile = qos.publisher(self._node, topic, qos.LATCHED)
-        self._meeting = self._node.create_publisher(MeetingMsg, topic, **profile)
+        # Without callbacks for events: rclpy looks at each of them whenever a message comes.
+        self._meeting = self._node.create_publisher(
+            MeetingMsg, topic, qos.LATCHED, event_callbacks=qos.PublisherEventCallbacks(
+                use_default_callbacks=False))
         self._seals = Seals(key, role, self._meeting.topic_name)
         self._heard = self._node.create_subscription(
-            MeetingMsg, topic, self._on_meeting, raw=True,
-            **qos.subscription(self._node, topic, qos.MEETINGS))
+            MeetingMsg, topic, self._on_meeting, qos.MEETINGS, raw=True,
+            event_callbacks=qos.SubscriptionEventCallbacks(use_default_callbacks=False))
         self._timer = self._node.create_timer(AGAIN_S, self._tell,
                                               clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._tell()
