@@ -25,6 +25,7 @@ from hp_inference.nodes.profiling import PROFILED, Profiling
 from hp_inference.nodes.server_port import ServerPort
 from hp_inference.nodes.worker import Worker
 from hp_inference.runtime.energy import FrameEnergy
+from hp_inference.runtime.intake import Intake
 from hp_inference.runtime.meters import find_meter
 from hp_inference.runtime.pixels import fit
 from hp_inference.runtime.robot import FrameResult, RobotEngine
@@ -40,6 +41,8 @@ RADIO = ('uplink', 'downlink')
 REMEMBERED = 1000
 # How often the robot looks who else is there.
 LOOK_S = 0.5
+# What reads planned tables is kept for the next one so long: it takes 150 MB. [s]
+INTAKE_S = 60.0
 # The same reason for dropping images is logged again after this time.
 REPEAT_S = 2.0
 
@@ -50,6 +53,7 @@ class RobotNode(ModelNode):
     def __init__(self):
         super().__init__('robot_node', ROBOT)
         self.layout = self.engine = self.diagnostics = self.worker = self.server = None
+        self.intake: Intake | None = None
         self.energy: FrameEnergy | None = None
         self.publishers_made: list = []
         self.subscriptions_made: list = []
@@ -76,6 +80,7 @@ class RobotNode(ModelNode):
                                   pick=self.plans.switching.pick,
                                   took=self.plans.switching.took, pacer=self.server.pacer)
         self.worker = Worker(self, 'robot worker')
+        self.intake = Intake(self.layout, self.worker.check, INTAKE_S)
         self.plans.open()
         self.listen(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES)
         self.listen(CompressedImage, 'image/compressed',
@@ -96,6 +101,7 @@ class RobotNode(ModelNode):
             self.diagnostics.destroy()
         if self.worker:
             self.worker.close()
+            self.intake.close()
         self.profiling.forget()
         self.plans.forget()
         if self.engine:  # after what calls it, before what it calls
@@ -106,6 +112,7 @@ class RobotNode(ModelNode):
             self.destroy_lifecycle_publisher(publisher)
         self.timers_made, self.subscriptions_made, self.publishers_made = [], [], []
         self.engine = self.diagnostics = self.layout = self.worker = self.server = None
+        self.intake = None
         self.energy = None
 
     def count_energy(self) -> None:
@@ -155,6 +162,7 @@ class RobotNode(ModelNode):
     def _look(self) -> None:
         self.server.look()
         self.plans.look()
+        self.intake.look()
 
     def _announce_profile(self) -> None:
         if self.profiling.message:

@@ -59,7 +59,7 @@ class RobotPort:
         self._prefix = prefix_of(namespace)
         self.text = 'no robot has sent its plan table yet'
         self.digest = NO_DIGEST
-        self._newest: PlanTable | None = None
+        self._coming: bytes | None = None  # the table that is made ready
         self._warned_s: dict[str, float] = {}
         self._alone = True  # no other server has been seen on these topics
         # Chunks and probes have senders of their own, which count them apart.
@@ -168,25 +168,51 @@ class RobotPort:
             self._warn('receipt', f'from {self.name}: {error}')
 
     def _on_table(self, msg: PlanTable) -> None:
-        # Compiling a table takes its time; chunks must not wait for it.
-        self._newest = msg
-        self.node.worker.submit(partial(self._take_table, msg))
+        digest = bytes(msg.digest)
+        if digest == self._coming and digest != NO_DIGEST:
+            return  # said again while it is made ready
+        if self.engine.again(digest):
+            self._coming = None
+            self.node.worker.submit(lambda: None, line=self, newest=True)
+            self._in_force(digest)
+            return
+        self._coming = digest
+        self.node.worker.submit(partial(self._take_table, msg), partial(self._taken, digest),
+                                self, newest=True)
 
-    def _take_table(self, msg: PlanTable) -> None:
-        if msg is not self._newest:
-            return
+    def _take_table(self, msg: PlanTable):
+        """Make a table ready in steps, one for each plan, and return what to say of it."""
         try:
-            table = table_from_msg(msg, self.node.layout)
-            self.engine.use(table)
-            self.text, self.digest = '', table.digest
-            self.node.get_logger().info(
-                f'plan table {table.digest.hex()[:12]} of {self.name} is in force: '
-                f'{", ".join(plan.name for plan in table.plans[:6])}')
+            read = self.node.intake.read(*table_from_msg(msg))
+            executors, names = [], []
+            for each in read.plans:
+                yield
+                plan, programs = self.node.intake.compile(each)
+                executors.append(self.engine.executor(plan, programs))
+                names.append(plan.name)
         except Aborted:  # the node is stopping
-            return
+            return None
         except Exception as error:  # nobody else would hear of it
-            self.text = str(error) or type(error).__name__  # the table before stays in force
+            return str(error) or type(error).__name__
+        self.engine.accept(read.digest, executors)
+        return names
+
+    def _taken(self, digest: bytes, made: list[str] | str | Exception | None) -> None:
+        self._coming = None
+        if isinstance(made, list):
+            self._in_force(digest, ': ' + ', '.join(made[:6]))
+        elif made is not None:
+            self.text = str(made)  # the table before stays in force
             self.node.get_logger().error(f'plan table of {self.name} refused: {self.text}')
+            self._say()
+
+    def _in_force(self, digest: bytes, plans: str = ' again') -> None:
+        self.text, self.digest = '', digest
+        self.node.get_logger().info(
+            f'plan table {digest.hex()[:12]} of {self.name} is in force{plans}')
+        self._say()
+
+    def _say(self) -> None:
         if rclpy.ok():
             self.announce()
 

@@ -18,7 +18,7 @@ from hp_inference.runtime.meters import BadPower, Power
 from hp_inference.split.errors import shown
 
 FORMAT, KIND = 1, 'device_profile'
-MAX_BYTES = 64 << 20
+MAX_BYTES = 8 << 20
 MOST = 1e15  # far above every figure, and far from where arithmetic overflows
 AGAIN = 'measure it again with hp profile'
 
