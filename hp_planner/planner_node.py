@@ -14,6 +14,7 @@ from hp_inference import __version__
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_to_msg
 from hp_inference.nodes.diagnostics import ERROR, OK, Updater, WARN
+from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
 from hp_inference.nodes.params import MODEL, Row, Table
@@ -123,9 +124,8 @@ class PlannerNode(ModelNode):
                              f"such as '{side}_node' or '/{side}_node': "
                              f'{str(error).splitlines()[0]}') from error
         topic = f'{side}_profile'
-        self.subscriptions_made[side] = self.create_subscription(
-            DeviceProfileMsg, topic, partial(self._on_profile, side),
-            **qos.subscription(self, topic, qos.LATCHED))
+        self.subscriptions_made[side] = Guarded(
+            self, DeviceProfileMsg, topic, partial(self._on_profile, side), qos.LATCHED)
 
     def cleanup(self) -> None:
         """Stop planning and leave the topics."""
@@ -134,7 +134,7 @@ class PlannerNode(ModelNode):
         if self.diagnostics:
             self.diagnostics.destroy()
         for subscription in self.subscriptions_made.values():
-            self.destroy_subscription(subscription)
+            subscription.close()
         for client in self.clients_made.values():
             self.destroy_client(client)
         if self._published:

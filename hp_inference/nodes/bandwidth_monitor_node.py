@@ -15,6 +15,7 @@ from hp_inference.link.prober import Prober
 from hp_inference.link.receipts import BadReceipt
 from hp_inference.nodes import qos
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
+from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.managed import ManagedNode, run
 from hp_inference.nodes.params import MONITOR
 from hp_inference.nodes.receipts import receipt_from_msg
@@ -50,9 +51,7 @@ class BandwidthMonitorNode(ManagedNode):
             self.create_lifecycle_publisher(kind, topic, **qos.publisher(self, topic, profile))
             for kind, topic, profile in ((Bandwidth, 'bandwidth', qos.METRICS),
                                          (Probe, 'probe', qos.RECEIPTS))]
-        self._reports = self.create_subscription(
-            LinkReport, 'link_report', self._on_receipt,
-            **qos.subscription(self, 'link_report', qos.RECEIPTS))
+        self._reports = Guarded(self, LinkReport, 'link_report', self._on_receipt, qos.RECEIPTS)
         self.diagnostics = Updater(self, 'link')
         self.diagnostics.add('link', self._diagnose)
         self._every('look', LOOK_S, self._look)
@@ -63,7 +62,7 @@ class BandwidthMonitorNode(ManagedNode):
         for name in list(self.timers_made):
             self._stop(name)
         if self._reports:
-            self.destroy_subscription(self._reports)
+            self._reports.close()
         if self.diagnostics:
             self.diagnostics.destroy()
         for publisher in self.publishers_made:

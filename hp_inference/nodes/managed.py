@@ -13,17 +13,22 @@ import traceback
 from typing import NoReturn
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 
 from hp_inference.link.tcp import Tender
+from hp_inference.nodes.guard import Guarded, Watchman
 from hp_inference.nodes.params import BadParameter, declare, Table
+from hp_inference.runtime.memory import Trimmer
 
 #: How long a thread runs Python before another one gets its turn; Python's own is 5 ms. [s]
 SWITCH_S = 1e-4
 SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
                            TransitionCallbackReturn.ERROR)
 
+# How often it is looked whether memory can be given back. [s]
+WATCH_S = 0.5
 # A signal that should have interrupted something and has not is repeated after.
 AGAIN_S = 0.5
 
@@ -87,6 +92,16 @@ class ManagedNode(LifecycleNode):
         super().__init__(name)
         self.active = False
         self.params = declare(self, table)
+        self.guarded: list[Guarded] = []
+        self._watchman, self._trimmer = Watchman(), Trimmer()
+        self._watch = self.create_timer(WATCH_S, self._look_after,
+                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _look_after(self) -> None:
+        for guard in list(self.guarded):
+            guard.look()
+        self._watchman.look(self.guarded)
+        self._trimmer.look()
 
     def configure(self) -> None:
         """Load what the node needs and make its publishers and subscriptions."""

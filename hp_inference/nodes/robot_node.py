@@ -16,6 +16,7 @@ from hp_inference.link.errors import Aborted
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import digest_to_msg, span_to_msg, tensor_to_msg
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
+from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.images import from_compressed, from_image
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
@@ -82,9 +83,11 @@ class RobotNode(ModelNode):
         self.worker = Worker(self, 'robot worker')
         self.intake = Intake(self.layout, self.worker.check, INTAKE_S)
         self.plans.open()
-        self.listen(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES)
+        self.listen(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES,
+                    most=self._most_of_image)
         self.listen(CompressedImage, 'image/compressed',
-                    lambda msg: self._on_image(msg, from_compressed), qos.IMAGES)
+                    lambda msg: self._on_image(msg, from_compressed), qos.IMAGES,
+                    most=self._most_of_image)
         self.server.listen()
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('inference', self._diagnose)
@@ -96,7 +99,7 @@ class RobotNode(ModelNode):
         for timer in self.timers_made:
             self.destroy_timer(timer)
         for subscription in self.subscriptions_made:
-            self.destroy_subscription(subscription)
+            subscription.close()
         if self.diagnostics:
             self.diagnostics.destroy()
         if self.worker:
@@ -136,12 +139,11 @@ class RobotNode(ModelNode):
             kind, topic, **qos.publisher(self, topic, profile, **more)))
         return self.publishers_made[-1]
 
-    def listen(self, kind, topic, callback, profile):
+    def listen(self, kind, topic, callback, profile, **more):
         """Return a subscription that goes when the node is cleaned up."""
-        self.subscriptions_made.append(self.create_subscription(
-            kind, topic, callback,
-            **qos.subscription(self, topic, profile,
-                               overridable=profile in (qos.IMAGES, qos.CHUNKS))))
+        self.subscriptions_made.append(Guarded(
+            self, kind, topic, callback, profile,
+            overridable=profile in (qos.IMAGES, qos.CHUNKS), **more))
         return self.subscriptions_made[-1]
 
     def _every(self, period_s: float, callback):
@@ -167,6 +169,10 @@ class RobotNode(ModelNode):
     def _announce_profile(self) -> None:
         if self.profiling.message:
             self._profile.publish(self.profiling.message)
+
+    def _most_of_image(self) -> int:
+        """Return the size of the largest image's message: four bytes a pixel, padded rows."""
+        return 4 * self.params.max_pixels + (1 << 20)
 
     def _on_image(self, msg, convert) -> None:
         if not self.active:

@@ -22,6 +22,7 @@ from hp_inference.nodes.convert import (
     span_to_msg,
     table_from_msg,
 )
+from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.profiling import PROFILED
 from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
 from hp_inference.runtime import frames
@@ -76,10 +77,11 @@ class RobotPort:
         self._load = self._publisher(ServerLoad, 'server_load', qos.METRICS)
         self._status = self._publisher(ServerStatus, 'server_status', qos.LATCHED)
         self._profile = self._publisher(DeviceProfile, 'server_profile', qos.LATCHED)
-        self._subscribe(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS, overridable=True)
+        self._subscribe(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS, overridable=True,
+                        informed=True)
         self._subscribe(PlanTable, 'plan_table', self._on_table, qos.LATCHED)
         self._subscribe(LinkReport, 'downlink_report', self._on_receipt, qos.RECEIPTS)
-        self._subscribe(Probe, 'probe', self._on_probe, qos.RECEIPTS)
+        self._subscribe(Probe, 'probe', self._on_probe, qos.RECEIPTS, informed=True)
 
     def _publisher(self, kind, name, profile, **more):
         topic = self._prefix + name
@@ -88,9 +90,8 @@ class RobotPort:
         return self._publishers[-1]
 
     def _subscribe(self, kind, name, callback, profile, **more) -> None:
-        topic = self._prefix + name
-        self.subscriptions.append(self.node.create_subscription(
-            kind, topic, callback, **qos.subscription(self.node, topic, profile, **more)))
+        self.subscriptions.append(
+            Guarded(self.node, kind, self._prefix + name, callback, profile, **more))
 
     def announce(self) -> None:
         """Say what is loaded and which table is in force."""
@@ -126,7 +127,7 @@ class RobotPort:
     def close(self) -> None:
         """Stop computing and leave the topics."""
         for subscription in self.subscriptions:
-            self.node.destroy_subscription(subscription)
+            subscription.close()
         self.engine.close()
         for publisher in self._publishers:
             self.node.destroy_lifecycle_publisher(publisher)
