@@ -40,19 +40,21 @@ class Pair:
         from rclpy.executors import SingleThreadedExecutor
 
         from hp_inference.nodes import qos
+        from hp_inference.nodes.guard import Guarded
         from hp_inference.nodes.sealing import Sealing
         from hp_msgs.msg import TensorChunk
         self.nodes = [rclpy.create_node(role, namespace=namespace) for role in ('robot', 'server')]
         self.executor = SingleThreadedExecutor()
         self.sealings = []
         for node in self.nodes:
+            node.guarded = []
             self.executor.add_node(node)
             self.sealings.append(Sealing(node, key, node.get_name()))
         self.publisher = self.sealings[0].publisher('uplink', self.nodes[0].create_publisher(
             TensorChunk, 'uplink', qos.CHUNKS))
         self.taken = 0
-        self.nodes[1].create_subscription(TensorChunk, 'uplink', **self.sealings[1].heeding(
-            'uplink', TensorChunk, self._take), qos_profile=qos.CHUNKS)
+        Guarded(self.nodes[1], TensorChunk, 'uplink', self._take, qos.CHUNKS,
+                admit=self.sealings[1].admits('uplink'))
         end = time.monotonic() + WAIT_S
         while not (self.publisher.get_subscription_count()
                    and (key is None or self.sealings[1].knows('robot'))):

@@ -16,6 +16,7 @@ from hp_inference.link.keys import own_key
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_to_msg
 from hp_inference.nodes.diagnostics import ERROR, OK, Updater, WARN
+from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
 from hp_inference.nodes.params import KEY_FILE, MODEL, PLANS_DIR, Row, Table
@@ -143,10 +144,9 @@ class PlannerNode(ModelNode):
                              f"such as '{side}_node' or '/{side}_node': "
                              f'{str(error).splitlines()[0]}') from error
         topic = f'{side}_profile'
-        self.subscriptions_made[side] = self.create_subscription(
-            DeviceProfileMsg, topic,
-            **self.sealing.heeding(topic, DeviceProfileMsg, partial(self._on_profile, side)),
-            **qos.subscription(self, topic, qos.LATCHED))
+        self.subscriptions_made[side] = Guarded(
+            self, DeviceProfileMsg, topic, partial(self._on_profile, side), qos.LATCHED,
+            admit=self.sealing.admits(topic))
 
     def cleanup(self) -> None:
         """Stop planning and leave the topics."""
@@ -155,7 +155,7 @@ class PlannerNode(ModelNode):
         if self.diagnostics:
             self.diagnostics.destroy()
         for subscription in self.subscriptions_made.values():
-            self.destroy_subscription(subscription)
+            subscription.close()
         for client in self.clients_made.values():
             self.destroy_client(client)
         if self._made_publisher:

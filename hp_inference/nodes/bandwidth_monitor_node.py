@@ -16,6 +16,7 @@ from hp_inference.link.prober import Prober
 from hp_inference.link.receipts import BadReceipt
 from hp_inference.nodes import qos
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
+from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.managed import ManagedNode, run
 from hp_inference.nodes.params import MONITOR
 from hp_inference.nodes.receipts import receipt_from_msg
@@ -55,10 +56,8 @@ class BandwidthMonitorNode(ManagedNode):
                                          (Probe, 'probe', qos.RECEIPTS))]
         self._bandwidth, self._probe = map(self.sealing.publisher, ('bandwidth', 'probe'),
                                            self.publishers_made)
-        self._reports = self.create_subscription(
-            LinkReport, 'link_report',
-            **self.sealing.heeding('link_report', LinkReport, self._on_receipt),
-            **qos.subscription(self, 'link_report', qos.RECEIPTS))
+        self._reports = Guarded(self, LinkReport, 'link_report', self._on_receipt, qos.RECEIPTS,
+                                admit=self.sealing.admits('link_report'))
         self.diagnostics = Updater(self, 'link')
         self.diagnostics.add('link', self._diagnose)
         self.diagnostics.add('security', self.sealing.diagnose)
@@ -70,7 +69,7 @@ class BandwidthMonitorNode(ManagedNode):
         for name in list(self.timers_made):
             self._stop(name)
         if self._reports:
-            self.destroy_subscription(self._reports)
+            self._reports.close()
         if self.diagnostics:
             self.diagnostics.destroy()
         for publisher in self.publishers_made:

@@ -15,13 +15,16 @@ import traceback
 from typing import NoReturn
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 
 from hp_inference.aside import Aside
 from hp_inference.link.tcp import Tender
+from hp_inference.nodes.guard import Guarded, Watchman
 from hp_inference.nodes.log import Log
 from hp_inference.nodes.params import BadParameter, declare, Table
+from hp_inference.runtime.memory import Trimmer
 from hp_inference.text import line
 
 #: How long a thread runs Python before another one gets its turn; Python's own is 5 ms. [s]
@@ -29,6 +32,8 @@ SWITCH_S = 1e-4
 SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
                            TransitionCallbackReturn.ERROR)
 
+# How often it is looked whether memory can be given back. [s]
+WATCH_S = 0.5
 # A signal that should have interrupted something and has not is repeated after.
 AGAIN_S = 0.5
 # A process that was told to stop, or whose node is done, ends by force after this: own threads give
@@ -109,6 +114,16 @@ class ManagedNode(LifecycleNode):
         super().__init__(name)
         self.active = False
         self.params = declare(self, table)
+        self.guarded: list[Guarded] = []
+        self._watchman, self._trimmer = Watchman(), Trimmer()
+        self._watch = self.create_timer(WATCH_S, self._look_after,
+                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _look_after(self) -> None:
+        for guard in list(self.guarded):
+            guard.look()
+        self._watchman.look(self.guarded)
+        self._trimmer.look()
 
     def get_logger(self) -> Log:
         """Return the node's logger, which takes any text."""

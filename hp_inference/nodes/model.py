@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import rclpy
@@ -34,7 +35,12 @@ class ModelNode(ManagedNode):
                              'a torch for this machine')
         spec = ModelSpec(p.model, tuple(p.input), p.weights, p.seed, tuple(p.mean), tuple(p.std))
         self.get_logger().info(f'capturing {p.model} for {list(p.input)} ...')
+        gc.unfreeze()
         layout = open_model(spec, p.device)[1]
+        # What capturing leaves are a million objects, and to look through them for garbage takes
+        # half a second, in which no thread runs. From here on they are not looked at.
+        gc.collect()
+        gc.freeze()
         domain = os.environ.get('ROS_DOMAIN_ID', '0')
         self.get_logger().info(
             f'hp_inference {__version__}: {p.model}, digest {layout.graph.digest[:12]}, '

@@ -198,7 +198,8 @@ class Plans:
             self._use(table, reason)
 
     def _on_planned(self, msg: PlanTableMsg) -> None:
-        self._make_ready(lambda: table_from_msg(msg, self._node.layout), self._adopt_planned)
+        self._make_ready(lambda: self._node.intake.table(*table_from_msg(msg)),
+                         self._adopt_planned)
 
     def _make_ready(self, make: Callable[[], PlanTable],
                     adopt: Callable[[PlanTable | Exception], None]) -> None:

@@ -17,6 +17,7 @@ from hp_inference.link.keys import own_key
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import digest_to_msg, span_to_msg, tensor_to_msg
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
+from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.images import from_compressed, from_image
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
@@ -28,6 +29,7 @@ from hp_inference.nodes.sealing import Sealing
 from hp_inference.nodes.server_port import ServerPort
 from hp_inference.nodes.worker import Worker
 from hp_inference.runtime.energy import FrameEnergy
+from hp_inference.runtime.intake import Intake
 from hp_inference.runtime.meters import find_meter
 from hp_inference.runtime.pixels import fit
 from hp_inference.runtime.robot import FrameResult, RobotEngine
@@ -44,6 +46,8 @@ RADIO = ('uplink', 'downlink')
 REMEMBERED = 1000
 # How often the robot looks who else is there.
 LOOK_S = 0.5
+# What reads planned tables is kept for the next one so long: it takes 150 MB. [s]
+INTAKE_S = 60.0
 # The same reason for dropping images is logged again after this time.
 REPEAT_S = 2.0
 
@@ -55,6 +59,7 @@ class RobotNode(ModelNode):
         super().__init__('robot_node', ROBOT)
         self.layout = self.engine = self.diagnostics = self.worker = self.server = None
         self.sealing: Sealing | None = None
+        self.intake: Intake | None = None
         self.energy: FrameEnergy | None = None
         self.publishers_made: list = []
         self.subscriptions_made: list = []
@@ -83,10 +88,13 @@ class RobotNode(ModelNode):
                                   pick=self.plans.switching.pick,
                                   took=self.plans.switching.took, pacer=self.server.pacer)
         self.worker = Worker(self, 'robot worker')
+        self.intake = Intake(self.layout, self.worker.check, INTAKE_S)
         self.plans.open()
-        self.listen(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES)
+        self.listen(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES,
+                    most=self._most_of_image)
         self.listen(CompressedImage, 'image/compressed',
-                    lambda msg: self._on_image(msg, from_compressed), qos.IMAGES)
+                    lambda msg: self._on_image(msg, from_compressed), qos.IMAGES,
+                    most=self._most_of_image)
         self.server.listen()
         self._robots = Neighbours(
             self, self.resolve_topic_name('plan_table'), 'robot', 'Give each robot a namespace of '
@@ -103,11 +111,12 @@ class RobotNode(ModelNode):
         for timer in self.timers_made:
             self.destroy_timer(timer)
         for subscription in self.subscriptions_made:
-            self.destroy_subscription(subscription)
+            subscription.close()
         if self.diagnostics:
             self.diagnostics.destroy()
         if self.worker:
             self.worker.close()
+            self.intake.close()
         self.profiling.forget()
         self.plans.forget()
         if self.engine:  # after what calls it, before what it calls
@@ -120,7 +129,7 @@ class RobotNode(ModelNode):
             self.sealing.close()
         self.timers_made, self.subscriptions_made, self.publishers_made = [], [], []
         self.engine = self.diagnostics = self.layout = self.worker = self.server = None
-        self.energy = self.sealing = None
+        self.energy = self.intake = self.sealing = None
 
     def count_energy(self) -> None:
         """Count joules by a meter, or else by the watts that are known now; others, anew."""
@@ -143,12 +152,11 @@ class RobotNode(ModelNode):
             kind, topic, **qos.publisher(self, topic, profile, **more)))
         return self.sealing.publisher(topic, self.publishers_made[-1])
 
-    def listen(self, kind, topic, callback, profile):
+    def listen(self, kind, topic, callback, profile, **more):
         """Return a subscription that goes when the node is cleaned up."""
-        self.subscriptions_made.append(self.create_subscription(
-            kind, topic, **self.sealing.heeding(topic, kind, callback),
-            **qos.subscription(self, topic, profile,
-                               overridable=profile in (qos.IMAGES, qos.CHUNKS))))
+        self.subscriptions_made.append(Guarded(
+            self, kind, topic, callback, profile, admit=self.sealing.admits(topic),
+            overridable=profile in (qos.IMAGES, qos.CHUNKS), **more))
         return self.subscriptions_made[-1]
 
     def _every(self, period_s: float, callback):
@@ -175,10 +183,15 @@ class RobotNode(ModelNode):
         self.server.look()
         self._robots.look()
         self.plans.look()
+        self.intake.look()
 
     def _announce_profile(self) -> None:
         if self.profiling.message:
             self._profile.publish(self.profiling.message)
+
+    def _most_of_image(self) -> int:
+        """Return the size of the largest image's message: four bytes a pixel, padded rows."""
+        return 4 * self.params.max_pixels + (1 << 20)
 
     def _on_image(self, msg, convert) -> None:
         if not self.active:

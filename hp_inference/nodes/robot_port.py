@@ -24,6 +24,7 @@ from hp_inference.nodes.convert import (
     span_to_msg,
     table_from_msg,
 )
+from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.nodes.profiling import PROFILED
 from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
@@ -65,7 +66,7 @@ class RobotPort:
         self._prefix = prefix_of(namespace)
         self.text = 'no robot has sent its plan table yet'
         self.digest = NO_DIGEST
-        self._newest: PlanTable | None = None
+        self._coming: bytes | None = None  # the table that is made ready
         self._warned_s: dict[str, float] = {}
         # Chunks and probes have senders of their own, which count them apart.
         self._chunk_receipts = Receipts(node.receiver)
@@ -82,7 +83,8 @@ class RobotPort:
         self._load = self._publisher(ServerLoad, 'server_load', qos.METRICS)
         self._status = self._publisher(ServerStatus, 'server_status', qos.LATCHED)
         self._profile = self._publisher(DeviceProfile, 'server_profile', qos.LATCHED)
-        self._subscribe(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS, overridable=True)
+        self._subscribe(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS, overridable=True,
+                        informed=True)
         self._subscribe(PlanTable, 'plan_table', self._on_table, qos.LATCHED)
         self._others = (
             Neighbours(node, self._status.topic_name, 'server', f'Each serves {self.name}, which '
@@ -92,7 +94,7 @@ class RobotPort:
                        'namespace of its own: on the same topics they answer the same images and '
                        'hear what is meant for each other'))
         self._subscribe(LinkReport, 'downlink_report', self._on_receipt, qos.RECEIPTS)
-        self._subscribe(Probe, 'probe', self._on_probe, qos.RECEIPTS)
+        self._subscribe(Probe, 'probe', self._on_probe, qos.RECEIPTS, informed=True)
 
     def _publisher(self, kind, name, profile, **more):
         topic = self._prefix + name
@@ -101,10 +103,9 @@ class RobotPort:
         return self.sealing.publisher(name, self._publishers[-1])
 
     def _subscribe(self, kind, name, callback, profile, **more) -> None:
-        topic = self._prefix + name
-        self.subscriptions.append(self.node.create_subscription(
-            kind, topic, **self.sealing.heeding(name, kind, callback),
-            **qos.subscription(self.node, topic, profile, **more)))
+        self.subscriptions.append(
+            Guarded(self.node, kind, self._prefix + name, callback, profile,
+                    admit=self.sealing.admits(name), **more))
 
     def announce(self) -> None:
         """Say what is loaded and which table is in force."""
@@ -139,7 +140,7 @@ class RobotPort:
     def close(self) -> None:
         """Stop computing and leave the topics."""
         for subscription in self.subscriptions:
-            self.node.destroy_subscription(subscription)
+            subscription.close()
         self.engine.close()
         for publisher in self._publishers:
             self.node.destroy_lifecycle_publisher(publisher)
@@ -188,29 +189,51 @@ class RobotPort:
             self._warn('receipt', f'from {self.name}: {error}')
 
     def _on_table(self, msg: PlanTable) -> None:
-        if self.engine.renew(bytes(msg.digest)):  # a robot that was not sure says it again
-            self.text, self.digest = '', bytes(msg.digest)
-            self.announce()
+        digest = bytes(msg.digest)
+        if digest == self._coming and digest != NO_DIGEST:
+            return  # said again while it is made ready
+        if self.engine.again(digest):
+            self._coming = None
+            self.node.worker.submit(lambda: None, line=self, newest=True)
+            self._in_force(digest)
             return
-        # Compiling a table takes its time; chunks must not wait for it.
-        self._newest = msg
-        self.node.worker.submit(partial(self._take_table, msg))
+        self._coming = digest
+        self.node.worker.submit(partial(self._take_table, msg), partial(self._taken, digest),
+                                self, newest=True)
 
-    def _take_table(self, msg: PlanTable) -> None:
-        if msg is not self._newest:
-            return
+    def _take_table(self, msg: PlanTable):
+        """Make a table ready in steps, one for each plan, and return what to say of it."""
         try:
-            table = table_from_msg(msg, self.node.layout)
-            self.engine.use(table)
-            self.text, self.digest = '', table.digest
-            self.node.get_logger().info(
-                f'plan table {table.digest.hex()[:12]} of {self.name} is in force: '
-                f'{", ".join(plan.name for plan in table.plans[:6])}')
+            read = self.node.intake.read(*table_from_msg(msg))
+            executors, names = [], []
+            for each in read.plans:
+                yield
+                plan, programs = self.node.intake.compile(each)
+                executors.append(self.engine.executor(plan, programs))
+                names.append(plan.name)
         except Aborted:  # the node is stopping
-            return
+            return None
         except Exception as error:  # nobody else would hear of it
-            self.text = why(error)  # the table before stays in force
+            return why(error)
+        self.engine.accept(read.digest, executors)
+        return names
+
+    def _taken(self, digest: bytes, made: list[str] | str | Exception | None) -> None:
+        self._coming = None
+        if isinstance(made, list):
+            self._in_force(digest, ': ' + ', '.join(made[:6]))
+        elif made is not None:
+            self.text = str(made)  # the table before stays in force
             self.node.get_logger().error(f'plan table of {self.name} refused: {self.text}')
+            self._say()
+
+    def _in_force(self, digest: bytes, plans: str = ' again') -> None:
+        self.text, self.digest = '', digest
+        self.node.get_logger().info(
+            f'plan table {digest.hex()[:12]} of {self.name} is in force{plans}')
+        self._say()
+
+    def _say(self) -> None:
         if rclpy.ok():
             self.announce()
 

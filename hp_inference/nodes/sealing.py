@@ -4,7 +4,7 @@ Where messages are sealed as they go and judged as they come: between the nodes 
 
     sealing = Sealing(node, key, 'robot')  # without a key (None) all goes as if this were not here
     uplink = sealing.publisher('uplink', node.create_publisher(...))
-    node.create_subscription(kind, topic, **sealing.heeding('downlink', kind, callback), ...)
+    Guarded(node, kind, 'downlink', callback, profile, admit=sealing.admits('downlink'))
 
 A seal covers a message as it travels: all its bytes before the seal itself, the last field. (To
 make them once more where they arrive would not do: between the fields there may be anything.)
@@ -15,7 +15,6 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable
-import inspect
 import math
 import secrets
 import threading
@@ -38,6 +37,7 @@ from hp_inference.link.seal import (
 )
 from hp_inference.nodes import qos
 from hp_inference.nodes.diagnostics import OK, Report, WARN
+from hp_inference.nodes.guard import Guarded
 from hp_inference.text import line, NAME
 from hp_msgs.msg import Meeting as MeetingMsg
 
@@ -52,9 +52,6 @@ WARN_S = 10.0
 MEET_S = 5.0
 #: What is said on the topic of meetings is said again so often, lest it be lost. [s]
 AGAIN_S = 1.0
-# No message of a meeting is longer.
-_MOST_MEETING_BYTES = 2000
-
 # A serialised message begins with two bytes that say how it is written, and two that say nothing.
 _ORDER_BYTES, _HEAD_BYTES = 2, 4
 _LENGTH_BYTES = 4  # of a field, before it
@@ -103,9 +100,8 @@ class Sealing:
             MeetingMsg, topic, qos.LATCHED, event_callbacks=qos.PublisherEventCallbacks(
                 use_default_callbacks=False))
         self._seals = Seals(key, role, self._meeting.topic_name)
-        self._heard = self._node.create_subscription(
-            MeetingMsg, topic, self._on_meeting, qos.MEETINGS, raw=True,
-            event_callbacks=qos.SubscriptionEventCallbacks(use_default_callbacks=False))
+        self._heard = Guarded(self._node, MeetingMsg, topic, self._on_meeting, qos.MEETINGS,
+                              raw=True)
         self._timer = self._node.create_timer(AGAIN_S, self._tell,
                                               clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._tell()
@@ -114,7 +110,7 @@ class Sealing:
         """Leave the topics that are only for this."""
         if self._seals:
             self._node.destroy_timer(self._timer)
-            self._node.destroy_subscription(self._heard)
+            self._heard.close()
             self._node.destroy_publisher(self._meeting)
         self._seals = self._meeting = self._heard = self._timer = None
         self._lasting = []
@@ -128,38 +124,19 @@ class Sealing:
             self._lasting.append(sealed)
         return sealed
 
-    def heeding(self, name: str, kind: type, callback: Callable, raw: bool = False) -> dict:
-        """
-        Return what to subscribe with, so that ``callback`` only gets what is to be heeded.
-
-        It is called with a message, or where ``raw`` is asked for with its bytes, and with the
-        middleware's information on it if it takes that too.
-        """
+    def admits(self, name: str) -> Callable[[bytes], bool]:
+        """Return what tells of a message's bytes, on the topic of this name, if it is heeded."""
         if name not in SEALED:
-            return {'callback': callback, 'raw': raw}
-        topic, keyed = self._node.resolve_topic_name(self._prefix + name), self._seals is not None
+            return lambda data: True
+        topic = self._node.resolve_topic_name(self._prefix + name)
+        if self._seals is not None:
+            return lambda data: self._admit(name, topic, data)
 
-        def heed(message) -> bool:
-            if keyed:
-                return self._admit(name, topic, message)
-            if message[-SEAL_BYTES - _LENGTH_BYTES:-SEAL_BYTES] in _SEALED_LENGTHS if raw \
-                    else message.seal:
+        def without_key(data: bytes) -> bool:
+            if data[-SEAL_BYTES - _LENGTH_BYTES:-SEAL_BYTES] in _SEALED_LENGTHS:
                 self._warn('no key', topic, _NO_KEY)
             return True
-
-        def given(message):
-            return deserialize_message(message, kind) if keyed and not raw else message
-
-        # rclpy looks at how many arguments a callback takes.
-        if _takes_info(callback):
-            def judged(message, info):
-                if heed(message):
-                    callback(given(message), info)
-        else:
-            def judged(message):
-                if heed(message):
-                    callback(given(message))
-        return {'callback': judged, 'raw': keyed or raw}
+        return without_key
 
     def knows(self, role: str) -> bool:
         """Tell whether somebody of this role has been met."""
@@ -190,10 +167,7 @@ class Sealing:
             return
         parts, seal = _taken_apart(data)
         # What is not genuine is not even read.
-        if len(data) > _MOST_MEETING_BYTES:
-            verdict, news, met = Verdict.FORGED, False, False
-        else:
-            verdict, news, met = self._seals.meet(parts, seal, lambda: _meeting(data))
+        verdict, news, met = self._seals.meet(parts, seal, lambda: _meeting(data))
         self._count(verdict, self._heard.topic_name)
         if news:
             self._news_s = time.monotonic()
@@ -302,11 +276,3 @@ def _meeting(data: bytes) -> Meeting:
                         for i in range(0, len(field), START_BYTES))
                   for field in (bytes(msg.heard), bytes(msg.met)))
     return Meeting(line(msg.role, NAME), msg.place, heard, met)
-
-
-def _takes_info(callback: Callable) -> bool:
-    try:
-        inspect.signature(callback).bind(None)
-        return False
-    except TypeError:
-        return True

@@ -18,6 +18,7 @@ from hp_inference.nodes.profiling import PROFILED, Profiling
 from hp_inference.nodes.robot_port import prefix_of, RobotPort
 from hp_inference.nodes.worker import Worker
 from hp_inference.runtime import frames
+from hp_inference.runtime.intake import Intake
 from hp_inference.runtime.load import Load, LoadMeter
 from hp_inference.runtime.prepared import Prepared
 from hp_inference.runtime.turns import Turns
@@ -36,6 +37,7 @@ class ServerNode(ModelNode):
         self.receiver = secrets.randbits(64)
         self.load = Load()
         self.worker = self.diagnostics = self.layout = self.prepared = self.turns = None
+        self.intake: Intake | None = None
         self._meter = self._timer = None
         self.profiling = Profiling(self, DeviceProfile.SERVER, self.announce)
         self.params.on_change(self._on_change)
@@ -53,6 +55,8 @@ class ServerNode(ModelNode):
         keys = keys_of(names.values(), self.params.key_file, self.params.keys_dir)
         self.layout = self.open_model()
         self.worker = Worker(self, 'server worker')
+        self.intake = Intake(self.layout, self.worker.check)
+        self.worker.submit(self.intake.start)  # it takes a second or two
         self.prepared = Prepared(self.layout, SERVER_SIDE)
         self.turns = Turns(self.params.compute_places)
         for name, namespace in names.items():
@@ -84,6 +88,9 @@ class ServerNode(ModelNode):
         if self.worker:  # it uses the ports
             self.worker.close()
             self.worker = None
+        if self.intake:
+            self.intake.close()
+            self.intake = None
         self.profiling.forget()
         for port in self.ports:
             port.close()

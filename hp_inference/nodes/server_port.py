@@ -47,7 +47,7 @@ class ServerPort:
     def listen(self) -> None:
         """Take in what the server sends."""
         listen = self._node.listen
-        listen(TensorChunk, 'downlink', self._on_chunk, qos.CHUNKS)
+        listen(TensorChunk, 'downlink', self._on_chunk, qos.CHUNKS, informed=True)
         listen(FrameReport, 'frame_report', self._on_report, qos.REPORTS)
         listen(LinkReport, 'link_report', self._on_receipt, qos.RECEIPTS)
         listen(ServerLoad, 'server_load', self._on_load, qos.METRICS)

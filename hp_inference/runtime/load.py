@@ -5,12 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-import os
-from pathlib import Path
-import resource
-import sys
 import time
 
+from hp_inference.runtime.memory import resident_bytes
 from hp_inference.runtime.server import ServerEngine
 from hp_inference.runtime.turns import Turns
 
@@ -67,12 +64,3 @@ class LoadMeter:
                 sum(engine.computed.turn_wait_s for engine in engines),
                 sum(engine.computed.compute_s for engine in engines),
                 [engine.chunks for engine in engines])
-
-
-def resident_bytes() -> int:
-    """Return the memory that this process holds; where there is no /proc, the most it has held."""
-    statm = Path('/proc/self/statm')
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == 'darwin' else most * 1024

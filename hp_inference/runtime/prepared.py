@@ -10,6 +10,8 @@ import weakref
 from hp_inference.graph.ir import canonical
 from hp_inference.graph.layout import Layout
 from hp_inference.runtime.executor import Executor
+from hp_inference.split.plan import Plan
+from hp_inference.split.program import Program
 from hp_inference.split.table import PlanTable
 
 
@@ -37,12 +39,16 @@ class Prepared:
         executors = []
         for plan, programs in zip(table.plans, table.programs):
             check()
-            key = canonical(plan.to_json())
-            with self._lock:
-                executor = self._plans.get(key)
-                if executor is None:
-                    executor = Executor(self.layout, programs[self.side])
-                    executor.warm_up()
-                    self._plans[key] = executor
-            executors.append(executor)
+            executors.append(self.executor(plan, programs))
         return executors
+
+    def executor(self, plan: Plan, programs: tuple[Program, Program]) -> Executor:
+        """Return the executor of one plan."""
+        key = canonical(plan.to_json())
+        with self._lock:
+            executor = self._plans.get(key)
+            if executor is None:
+                executor = Executor(self.layout, programs[self.side])
+                executor.warm_up()
+                self._plans[key] = executor
+        return executor

@@ -34,8 +34,11 @@ from hp_inference.runtime.prepared import Prepared
 from hp_inference.runtime.server_io import ServerIO
 from hp_inference.runtime.threads import name_thread
 from hp_inference.runtime.turns import Turn, Turns
+from hp_inference.split.plan import Plan
+from hp_inference.split.program import Program
 from hp_inference.split.shares import SERVER
 from hp_inference.split.table import PlanTable
+from hp_inference.split.table_json import MAX_PLANS
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ KEPT_TABLES = 4
 # Frames remembered as over, so that their late chunks begin nothing. Not the highest number:
 # a single false chunk of frame 2**64 - 1 would then end all frames to come.
 KEPT_OVER = 1024
+# A plan that is made ready waits for its turn no longer: then it takes it.
+TURN_S = 60.0
 # A frame in the middle of an operator is not waited for longer.
 STOP_S = 1.0
 STOPPING = 'the server is stopping'
@@ -128,26 +133,46 @@ class ServerEngine:
         with self._lock:
             return list(self._tables)
 
-    def renew(self, digest: bytes) -> bool:
-        """Let a table count as the newest; return False where it is not held."""
-        with self._lock:
-            if digest not in self._tables:
-                return False
-            self._tables[digest] = self._tables.pop(digest)
-            return True
-
     def use(self, table: PlanTable) -> None:
         """
         Accept frames under a table; the last KEPT_TABLES stay accepted.
 
         Raises Aborted when the engine is stopped meanwhile.
         """
-        executors = self._prepared.prepare(table, self._check_open)
+        self.accept(table.digest, [self.executor(*each)
+                                   for each in zip(table.plans, table.programs)])
+
+    def executor(self, plan: Plan, programs: tuple[Program, Program]) -> Executor:
+        """
+        Return what computes a plan, made in this robot's turn as one of its frames would be.
+
+        So however many plans a robot sends, frames of others wait for one at most.
+        """
+        turn = Turn(self._line, lambda: self._closing, TURN_S)
+        try:
+            turn.enter()
+            self._check_open()
+            return self._prepared.executor(plan, programs)
+        finally:
+            turn.leave()
+
+    def accept(self, digest: bytes, executors: list[Executor]) -> None:
+        """Accept frames under a table whose executors are there."""
         with self._lock:
-            self._tables.pop(table.digest, None)
-            self._tables[table.digest] = executors
-            while len(self._tables) > KEPT_TABLES:
+            self._tables.pop(digest, None)
+            self._tables[digest] = executors
+            # Of large tables fewer are kept: what a robot can have here is bounded.
+            while len(self._tables) > 1 and (len(self._tables) > KEPT_TABLES or sum(
+                    map(len, self._tables.values())) > MAX_PLANS):
                 del self._tables[next(iter(self._tables))]
+
+    def again(self, digest: bytes) -> bool:
+        """Make a table that is still accepted the newest one; return whether it is."""
+        with self._lock:
+            executors = self._tables.get(digest)
+        if executors is not None:
+            self.accept(digest, executors)
+        return executors is not None
 
     def on_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk; the first of a frame begins its session. Never raises for a bad one."""

@@ -52,10 +52,41 @@ class PlanTable:
             raise PlanError(f'a table holds 1 to {MAX_PLANS} plans, got {len(self.plans)}')
         self.choices = checked_choices(self.choices, self._names())
         self.programs = [compile_plan(self.layout, plan) for plan in self.plans]
+        self.digest = self._named()
+
+    @classmethod
+    def compiled(cls, layout: Layout, plans: Sequence[Plan], choices: Sequence[Choice],
+                 record: dict | None, programs: Sequence[tuple[Program, Program]],
+                 digest: bytes) -> PlanTable:
+        """Return a table that was checked and compiled elsewhere, by a process of this one."""
+        table = cls.__new__(cls)
+        table.layout, table.plans, table.choices = layout, list(plans), tuple(choices)
+        table.record, table.programs, table.digest = record, list(programs), digest
+        return table
+
+    @classmethod
+    def checked(cls, data: bytes, layout: Layout) -> PlanTable:
+        """
+        Return the table in ``data``, all of it checked but that its plans compile.
+
+        Its ``programs`` are empty. Raises PlanError, as ``loads`` does.
+        """
+        try:
+            plans, choices, record = _read(data.decode(), layout)
+        except UnicodeDecodeError as error:
+            raise PlanError(f'the plan table is not text: {error}') from error
+        if not plans:
+            raise PlanError(f'a table holds 1 to {MAX_PLANS} plans, got 0')
+        names = [plan.name for plan in plans]
+        table = cls.compiled(layout, plans, checked_choices(choices, names), record, (), b'')
+        table.digest = table._named()
+        return table
+
+    def _named(self) -> bytes:
         # Not of the model's name, which may be another path on the other side.
         named = {key: item for key, item in self.to_json().items()
                  if key not in ('model', 'record')}
-        self.digest = hashlib.sha256(canonical(named)).digest()
+        return hashlib.sha256(canonical(named)).digest()
 
     def index(self, name: str) -> int | None:
         """Return the index of the plan of this name, None when there is none."""
@@ -94,21 +125,25 @@ class PlanTable:
 
         Raises PlanError for what is not a table, a newer format, or another graph.
         """
-        if len(text) > MAX_JSON_BYTES:
-            raise PlanError(f'the plan table has {len(text)} characters, at most {MAX_JSON_BYTES}')
-        data = read_object(text)
-        if 'plans' not in data:
-            return cls(layout, [Plan.from_json(data, layout)])
-        check_format(data)
-        check_same(data, layout)
-        plans = data['plans']
-        if not isinstance(plans, list) or len(plans) > MAX_PLANS:
-            raise PlanError(f'"plans" is a list of at most {MAX_PLANS} plans')
-        record = data.get('record')
-        if record is not None and not isinstance(record, dict):
-            raise PlanError(f'"record" of a plan table is an object, got {shown(record)}')
-        return cls(layout, [Plan.from_json(plan, layout) for plan in plans], read_choices(data),
-                   record)
+        return cls(layout, *_read(text, layout))
+
+
+def _read(text: str, layout: Layout) -> tuple[list[Plan], list[Choice], dict | None]:
+    """Return the plans of a table as text, its choices, not yet checked, and its record."""
+    if len(text) > MAX_JSON_BYTES:
+        raise PlanError(f'the plan table has {len(text)} characters, at most {MAX_JSON_BYTES}')
+    data = read_object(text)
+    if 'plans' not in data:
+        return [Plan.from_json(data, layout)], [], None
+    check_format(data)
+    check_same(data, layout)
+    plans = data['plans']
+    if not isinstance(plans, list) or len(plans) > MAX_PLANS:
+        raise PlanError(f'"plans" is a list of at most {MAX_PLANS} plans')
+    record = data.get('record')
+    if record is not None and not isinstance(record, dict):
+        raise PlanError(f'"record" of a plan table is an object, got {shown(record)}')
+    return [Plan.from_json(plan, layout) for plan in plans], read_choices(data), record
 
 
 def describe(layout: Layout) -> dict:

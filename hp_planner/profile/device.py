@@ -20,7 +20,7 @@ from hp_inference.text import host_name, line, NAME, plain
 from hp_inference.text import MOST as MOST_TEXT
 
 FORMAT, KIND = 1, 'device_profile'
-MAX_BYTES = 16 << 20  # 100 times what the largest networks need
+MAX_BYTES = 8 << 20  # 50 times what the largest networks need
 # Far beyond every figure, and far from where arithmetic overflows or comes to nothing.
 LEAST, MOST = 1e-15, 1e15
 AGAIN = 'measure it again with hp profile'

@@ -21,6 +21,7 @@ from hp_inference.link.seal import Verdict  # noqa: E402
 from hp_inference.nodes import qos, sealing  # noqa: E402
 from hp_inference.nodes.bandwidth_monitor_node import BandwidthMonitorNode  # noqa: E402
 from hp_inference.nodes.diagnostics import OK, WARN  # noqa: E402
+from hp_inference.nodes.guard import Guarded  # noqa: E402
 from hp_inference.nodes.robot_node import RobotNode  # noqa: E402
 from hp_inference.nodes.sealing import SEALED, Sealing  # noqa: E402
 from hp_inference.nodes.server_node import ServerNode  # noqa: E402
@@ -45,6 +46,7 @@ class Side:
         self.node = rclpy.create_node(f'{role}{len(world.sides)}', namespace='r1')
         self.log = Log()
         self.node.get_logger = lambda: self.log
+        self.node.guarded = []
         world.executor.add_node(self.node)
         self.troubles = []
         self.sealing = Sealing(self.node, key, role, troubled=self.troubles.append)
@@ -55,9 +57,8 @@ class Side:
         for topic, (kind, profile) in EXCHANGED.items():
             if topic == unheard:
                 continue
-            self.node.create_subscription(
-                kind, topic, **self.sealing.heeding(topic, kind, self.taken[topic].append),
-                qos_profile=profile)
+            Guarded(self.node, kind, topic, self.taken[topic].append, profile,
+                    admit=self.sealing.admits(topic))
 
     def close(self):
         self.sealing.close()
@@ -259,14 +260,13 @@ def test_without_keys_nothing_is_sealed_and_there_is_no_meeting(world):
 def test_a_callback_gets_what_it_asks_for(world, key, raw, info):
     robot, server = world.add('robot', key), world.add('server', key, unheard='probe')
     got = []
-    server.node.create_subscription(Probe, 'probe', **server.sealing.heeding(
-        'probe', Probe, (lambda message, info: got.append((message, info))) if info else
-        (lambda message: got.append((message, None))), raw), qos_profile=qos.RECEIPTS)
+    Guarded(server.node, Probe, 'probe', lambda *given: got.append(given), qos.RECEIPTS,
+            informed=info, admit=server.sealing.admits('probe'), raw=raw)
     if key:
         world.met(robot, server)
     world.until(lambda: robot.publishers['probe'].get_subscription_count() == 3)
     robot.publishers['probe'].publish(Probe(seq=5))
-    message, told = world.until(lambda: got)[0]
+    message, *told = world.until(lambda: got)[0]
     assert type(message) is (bytes if raw else Probe)
     assert (deserialize_message(message, Probe) if raw else message).seq == 5
     assert bool(told) == info
@@ -275,8 +275,8 @@ def test_a_callback_gets_what_it_asks_for(world, key, raw, info):
 def test_a_meeting_message_that_is_too_long_is_not_read(world, monkeypatch):
     side = world.add('robot')
     monkeypatch.setattr(sealing, '_meeting', pytest.fail)
-    side.sealing._on_meeting(bytes(10_000))
-    assert side.sealing.counts == {Verdict.FORGED: 1}
+    side.sealing._heard._take(bytes(10_000), {})
+    assert side.sealing._heard.refused == 1 and not side.sealing.counts
 
 
 @pytest.mark.parametrize('data', [b'', b'\0', bytes(8), bytes(60), b'\0\1\0\0' + b'\xff' * 300])

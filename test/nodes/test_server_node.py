@@ -2,6 +2,7 @@
 """The server's node in this process: tables, what it says of itself, and its lifecycle."""
 
 from array import array
+import json
 import threading
 import time
 from zlib import crc32
@@ -16,12 +17,13 @@ from waits import WAIT_S  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
-from hp_inference.nodes.convert import digest_to_msg, digests_from_msg  # noqa: E402
+from hp_inference.nodes.convert import digest_to_msg, digests_from_msg, table_to_msg  # noqa: E402
 from hp_inference.nodes.receipts import arrived_s  # noqa: E402
 from hp_inference.nodes.server_node import ServerNode  # noqa: E402
 from hp_inference.runtime.executor import Executor  # noqa: E402
+from hp_inference.runtime.intake import Intake  # noqa: E402
 from hp_inference.split.source import assemble  # noqa: E402
-from hp_inference.split.table import PlanTable as CoreTable  # noqa: E402
+from hp_inference.split.table_json import MAX_JSON_BYTES  # noqa: E402
 from hp_msgs.msg import (  # noqa: E402
     FrameReport,
     LinkReport,
@@ -133,7 +135,7 @@ def test_a_table_that_can_not_be_used_is_refused_and_the_one_before_stays(make, 
     assert not status.ready and text in status.text
     assert 'error: plan table of the robot refused: ' in node.log
     assert robot.give(table).ready
-    status = robot.give(table, **{'digest': digest_to_msg(b'\7' * 32), **changes})
+    status = robot.give(table, **{'digest': digest_to_msg(b'\6' * 32), **changes})
     assert status.ready and bytes(status.table_digest) == table.digest and text in status.text
     robot.send(table)
     assert client.until(lambda: robot.reports)[0].status == FrameReport.STATUS_OK
@@ -170,31 +172,100 @@ def test_whatever_goes_wrong_with_a_table_is_said(make, table, monkeypatch):
 
     def fail(*_):
         raise MemoryError
-    monkeypatch.setattr(CoreTable, 'loads', fail)
+    monkeypatch.setattr(Intake, 'read', fail)
     assert Robot(node, client).give(table).text == 'MemoryError'
 
 
-def test_of_tables_that_come_faster_than_they_compile_only_the_newest_counts(make, layout, table,
-                                                                            monkeypatch):
-    node, client = make()
-    robot, loads = Robot(node, client), CoreTable.loads
-    begun, hold, loaded = threading.Event(), threading.Event(), []
+@pytest.fixture
+def hold_reading(monkeypatch):
+    """Hold each table until the second event is set; the list says which were read."""
+    begun, go, asked, read = threading.Event(), threading.Event(), [], Intake.read
 
-    def slow(text, layout):
+    def slow(self, data, digest):
+        asked.append(digest)
         begun.set()
-        assert hold.wait(WAIT_S)
-        loaded.append(text)
-        return loads(text, layout)
-    monkeypatch.setattr(CoreTable, 'loads', slow)
+        assert go.wait(WAIT_S)
+        return read(self, data, digest)
+    monkeypatch.setattr(Intake, 'read', slow)
+    return begun, go, asked
+
+
+def test_of_tables_that_come_faster_than_they_compile_only_the_newest_counts(make, layout, table,
+                                                                            hold_reading):
+    node, client = make()
+    robot, (begun, go, asked) = Robot(node, client), hold_reading
     others = [assemble(layout, f'uniform:{share}') for share in (0.1, 0.2, 0.3)]
     port = node.ports[0]
     for each in (table, *others):
-        port._on_table(PlanTable(digest=digest_to_msg(each.digest), json=each.dumps()))
+        port._on_table(table_to_msg(each))
         assert begun.wait(WAIT_S)
-    hold.set()
+    go.set()
     client.until(lambda: bytes(client.statuses[-1].table_digest) == others[-1].digest)
-    assert loaded == [table.dumps(), others[-1].dumps()]
+    assert asked == [table.digest, others[-1].digest]
     assert robot.tables
+
+
+def test_a_table_that_is_held_is_not_read_again(make, layout, table):
+    node, client = make()
+    robot, other = Robot(node, client), assemble(layout, 'uniform:0.25')
+    for each in (table, other):
+        assert robot.give(each).ready
+    node.intake = None  # nothing is read from here on
+    status = robot.give(table)
+    assert status.ready and bytes(status.table_digest) == table.digest
+    status = robot.give(other, json='not even JSON')
+    assert status.ready and bytes(status.table_digest) == other.digest
+
+
+def test_a_large_table_of_one_robot_delays_anothers_by_one_plan(make, layout, table, monkeypatch):
+    node, client = make(robots=['', 'r2'])
+    one, two = Robot(node, client), Robot(node, client, 'r2')
+    order, go, compile_ = [], threading.Event(), Intake.compile
+
+    def noted(self, plan):
+        assert go.wait(WAIT_S)
+        order.append(json.loads(plan)['name'])
+        return compile_(self, plan)
+    monkeypatch.setattr(Intake, 'compile', noted)
+    names = [f'uniform:{share / 100}' for share in range(1, 41)]
+    one.tables.publish(table_to_msg(assemble(layout, names[0], names[1:])))
+    client.until(lambda: node.ports[0]._coming)
+    two.tables.publish(table_to_msg(table))
+    client.until(lambda: node.ports[1]._coming)
+    go.set()
+    client.until(lambda: node.ports[1].digest == table.digest)
+    own = {plan.name for plan in table.plans}
+    last = max(place for place, name in enumerate(order) if name in own)
+    assert last <= 2 * len(own) + 2  # in turns from when it came
+    client.until(lambda: node.ports[0].digest != bytes(32))
+    assert len(order) == len(names) + len(own)
+
+
+@pytest.mark.parametrize('text, said', [
+    ('[' * 3_000_000, 'is not JSON'),
+    ('[' + '1,' * 1_000_000 + '1]', 'a plan table is a JSON object'),
+    ('{"format": 1, "plans": [' + '{},' * 1_100 + '{}]}', 'is for model None'),
+    ('x' * 15_000_000, 'no such table'), ('[' * 66_000_000, 'no such table')])
+def test_a_hostile_table_costs_the_node_no_time_and_the_next_one_works(make, table, text, said):
+    node, client = make(robots=['', 'r2'])
+    robot, two = Robot(node, client), Robot(node, client, 'r2')
+    taken, take = [], node.ports[0]._on_table
+
+    def timed(msg):
+        begun = time.thread_time()
+        take(msg)
+        taken.append(time.thread_time() - begun)
+    node.ports[0].subscriptions[1]._callback = timed
+    robot.tables.publish(PlanTable(json=text, digest=digest_to_msg(b'\5' * 32)))
+    if len(text) > MAX_JSON_BYTES:  # not even unpacked
+        client.until(lambda: f'at most {MAX_JSON_BYTES + 4096} are taken' in node.log)
+        assert not taken
+    else:
+        client.until(lambda: said in node.ports[0].text)
+        assert max(taken) < 0.02
+    two.tables.publish(table_to_msg(table))
+    client.until(lambda: node.ports[1].digest == table.digest)
+    assert robot.give(table).ready
 
 
 def test_a_bad_chunk_is_refused_by_a_report_and_named_in_the_log(make, table):
@@ -432,19 +503,12 @@ def test_while_it_is_not_active_it_says_so_and_serves_nothing(make, table):
     assert client.until(lambda: robot.reports)[0].frame == 1
 
 
-def test_cleanup_while_a_table_compiles_waits_for_it_and_leaves_nothing_behind(make, table,
-                                                                              monkeypatch):
+def test_cleanup_while_a_table_is_read_leaves_nothing_behind(make, table, hold_reading):
     node, client = make()
-    robot, loads = Robot(node, client), CoreTable.loads
-    begun = threading.Event()
-
-    def slow(text, layout):
-        begun.set()
-        threading.Event().wait(0.2)
-        return loads(text, layout)
-    monkeypatch.setattr(CoreTable, 'loads', slow)
-    robot.tables.publish(PlanTable(digest=digest_to_msg(table.digest), json=table.dumps()))
+    robot, (begun, go, _) = Robot(node, client), hold_reading
+    robot.tables.publish(table_to_msg(table))
     client.until(begun.is_set)
+    go.set()
     assert node.trigger_deactivate() == SUCCESS and node.trigger_cleanup() == SUCCESS
     assert not node.ports and node.layout is None
     robot.send(table)

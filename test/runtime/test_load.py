@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from hp_inference.runtime import load as module
+from hp_inference.runtime import memory
 from hp_inference.runtime.load import Load, LoadMeter, resident_bytes
 from hp_inference.runtime.server import Computed
 
@@ -66,5 +67,5 @@ def test_the_memory_is_that_of_this_process(monkeypatch):
     more = bytearray(64 << 20)
     more[::4096] = bytes(len(more[::4096])).replace(b'\0', b'\1')
     assert resident_bytes() - held > 48e6
-    monkeypatch.setattr(module.Path, 'exists', lambda self: False)
+    monkeypatch.setattr(memory.Path, 'exists', lambda self: False)
     assert resident_bytes() > held

@@ -143,10 +143,10 @@ def changed(**more):
     ({'axes': [2, 2, 2, 2, None]}, 'differently'),
     ({'axes': [2] * 6}, 'differently'),
     ({'axes': 'x'}, 'differently'),
-    ({'plans': {}}, '"plans" is a list of at most 1024 plans'),
+    ({'plans': {}}, f'"plans" is a list of at most {MAX_PLANS} plans'),
     ({'plans': None}, '"plans" is a list'),
-    ({'plans': []}, 'a table holds 1 to 1024 plans, got 0'),
-    ({'plans': [{}] * (MAX_PLANS + 1)}, '"plans" is a list of at most 1024 plans'),
+    ({'plans': []}, f'a table holds 1 to {MAX_PLANS} plans, got 0'),
+    ({'plans': [{}] * (MAX_PLANS + 1)}, f'"plans" is a list of at most {MAX_PLANS} plans'),
     ({'plans': [5]}, 'a plan is a JSON object, got int'),
     ({'plans': [[]]}, 'a plan is a JSON object, got list'),
     ({'plans': [{'name': 'p', 'robot': [16, 8, 8, 4, 8], 'server': [16, 8, 8, 10, 8]}]},
@@ -182,7 +182,7 @@ def test_a_table_of_an_incomplete_plan_is_not_made():
     plan = Plan('p', (16, 8, 8, 4, 8), (16, 8, 8, 10, 8))
     with pytest.raises(PlanError, match='has a gap'):
         PlanTable(LAYOUT, [robot_only(LAYOUT), plan])
-    with pytest.raises(PlanError, match='a table holds 1 to 1024 plans, got 0'):
+    with pytest.raises(PlanError, match=f'a table holds 1 to {MAX_PLANS} plans, got 0'):
         PlanTable(LAYOUT, [])
     assert layer(LAYOUT, 2) == PlanTable(LAYOUT, [layer(LAYOUT, 2)]).plans[0]
 
