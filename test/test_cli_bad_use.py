@@ -41,7 +41,7 @@ def hp(capsys, monkeypatch, tmp_path):
     ('graph tiny.py:conditional --input 1,3,8,8', 'control flow that depends on the image'),
     ('graph tiny.py:random --input 1,3,8,8', 'draws random numbers'),
     ('graph tiny.py:constant --input 1,3,8,8', "output '1' of tiny.py:constant does not"),
-    ('graph tiny.py:Counting --input 1,3,8,8', 'changes module.calls when it runs'),
+    ('graph tiny.py:Counting --input 1,3,8,8', "changes attribute 'calls' from frame to frame"),
     ('graph tiny.py:classes --weights gone.pt', 'there is no weights file gone.pt'),
     ('graph tiny.py:classes --weights image.png', 'image.png does not load as plain weights'),
     ('check tiny.py:classes --plans 0', "'0' is not a whole number from 1 on"),
