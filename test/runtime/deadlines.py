@@ -24,7 +24,7 @@ def pass_when(monkeypatch, happened: Callable[[], object]) -> None:
 
     def patient(inbox, value, begin, end, deadline=None):
         while deadline:
-            due = time.monotonic() >= deadline and happened()
+            due = time.monotonic() >= deadline and bool(happened())
             try:
                 return get(inbox, value, begin, end, 0.0 if due else time.monotonic() + LOOK_S)
             except DeadlinePassed:
