@@ -125,6 +125,10 @@ def ran(whole=0.6, halves=1.1):
                         'goals': (None, None)}}
 
 
+def sealed(**changes):
+    return {'model': 'm', 'plan': 'full_offload', 'share': 0.01, **changes}
+
+
 def searched(**changes):
     return [{'model': 'vgg16', 'mbit_s': 1.0, 'baselines': 1.06, 'coarse net': 1.01,
              'differential evolution': 0.9995, **changes}]
@@ -157,6 +161,7 @@ CASES = {
         lambda: [[{'model': 'm', 'points': 31, 'planning_s': 13.0, 'peak_mb': 900.0}]], [
             (lambda: [[{'model': 'm', 'points': 31, 'planning_s': 70.0, 'peak_mb': 900.0}]],
              'planning s')]),
+    'seals': (lambda: [[sealed()]], [(lambda: [[sealed(share=0.031)]], 'part of a frame')]),
     'simulated': (lambda: [{'vgg16': {'mean_absolute_error': 0.03}}], [
         (lambda: [{'vgg16': {'mean_absolute_error': 0.11}}], 'mean error')]),
     'soak': (lambda: [soak()], [
@@ -186,7 +191,7 @@ CASES = {
         (lambda: [recorded(switch_ms=75.0)], 'simulated switch'),
         (lambda: [recorded(energy_j=None)], 'energy under')]),
 }
-NEEDS_ROS = {'link', 'soak', 'start', 'topics', 'trace', 'end_to_end', 'fleet'}
+NEEDS_ROS = {'link', 'seals', 'soak', 'start', 'topics', 'trace', 'end_to_end', 'fleet'}
 
 
 def test_every_bench_is_judged_here():

@@ -232,7 +232,7 @@ def test_text_that_is_no_profile_is_refused(text):
 
 
 def test_a_file_that_can_not_be_read_is_named(tmp_path):
-    with pytest.raises(ProfileError, match='device profile: can not read .*none.json: No such'):
+    with pytest.raises(ProfileError, match='can not read device profile .*none.json: No such'):
         DeviceProfile.load(tmp_path / 'none.json')
     (tmp_path / 'photo.json').write_bytes(b'\xff\xd8\xff')
     with pytest.raises(ProfileError, match='photo.json: '):

@@ -90,7 +90,7 @@ VALUE = synthetic.table()['graph']['values'][0]
                     'both sides (a newer version than this one'),
     ({'format': ...}, 'has format None'),
     ({'model': ...}, 'the table has no "model"'),
-    ({'plans': []}, 'a table holds 1 to 1024 plans, got 0'),
+    ({'plans': []}, 'a table holds 1 to 128 plans, got 0'),
     ({'plans': [5]}, '"plans"[0] of the table is 5'),
     ({'plans': {}}, '"plans" of the table is {}, expected list'),
     ({'plans': [{**synthetic.plan('split_8'), 'robot': [16]}]},
