@@ -69,7 +69,7 @@ def test_power_is_measured_where_there_is_a_meter_and_nothing_else_is_given(hp, 
     monkeypatch.setattr(command, 'measure_power', measured)
     power = data_of(hp(f'{LINE} --json --communicating-w 11'))['power']
     assert power == {'waiting_w': 9.0, 'communicating_w': 11.0, 'computing_w': 20.0,
-                     'source': 'measured: a meter; communicating_w given'}
+                     'source': 'measured: a meter, communicating_w given'}
     assert set(computed[0]) == {'output'}
 
 

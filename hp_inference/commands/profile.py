@@ -91,7 +91,7 @@ def _power(args, layout: Layout, image: torch.Tensor) -> Power:
     except OSError as error:
         raise UserError(f'the power meter {meter.source} failed: {error}; give --waiting-w, '
                         '--communicating-w and --computing-w') from error
-    told = f'; {", ".join(given)} given' if given else ''
+    told = f', {", ".join(given)} given' if given else ''
     return replace(measured, **given, source=measured.source + told)
 
 

@@ -58,6 +58,8 @@ class Reach:
             if tables and (self._left_alone == 1 or all(
                     self._silent(each, now) for each in self._servers.values())):
                 self._alone_until = 0.0
+            if tables:
+                self._text = ''
             self._keep(server, frozenset(tables))
 
     def gone(self) -> None:
@@ -88,7 +90,9 @@ class Reach:
             now = time.monotonic()
             if self._holds(digest, now):
                 return 'the server left the last frame alone' if now < self._alone_until else ''
-            if any(digest in server.tables for server in self._servers.values()):
+            # What another server has said since counts for more than the silence of one before.
+            if not self._text and any(digest in server.tables
+                                      for server in self._servers.values()):
                 return f'the server can not be reached: no sign of it for {self.silent_s:g} s'
             return self._text or 'the server holds another plan table'
 

@@ -15,7 +15,7 @@ from waits import WAIT_S
 import zstandard
 
 from hp_inference.graph.layout import Layout
-from hp_inference.link.wire import Chunk
+from hp_inference.link.wire import Chunk, VERSION
 from hp_inference.runtime.frames import FrameReport, FrameResult
 from hp_inference.runtime.robot import RobotEngine
 from hp_inference.runtime.server import ServerEngine
@@ -145,7 +145,7 @@ def _damaged(chunk: Chunk) -> Chunk:
 
 # What is wrong: how a chunk gets it, and what the refusal says.
 WRONG = {
-    'version': (lambda c: replace(c, version=9), 'chunk has version 9, expected 2'),
+    'version': (lambda c: replace(c, version=9), f'chunk has version 9, expected {VERSION}'),
     'table': (lambda c: replace(c, table_digest=b'\7' * 32), '0707070707'),
     'plan': (lambda c: replace(c, plan_index=7), 'plan'),
     'value': (lambda c: replace(c, value_id=999), 'value 999 rows ['),

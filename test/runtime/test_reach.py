@@ -116,6 +116,15 @@ def test_signs_of_life_are_expected_of_who_holds_the_table(server, clock):
     assert server.why_not(MINE) == ''
 
 
+def test_what_a_new_server_says_explains_more_than_the_silence_of_the_one_before(server, clock):
+    clock[0] += SILENT_S + 0.1
+    server.status(THERE, b'', 'it has another model')
+    assert server.why_not(MINE) == 'it has another model'
+    server.load(HERE, [MINE])
+    clock[0] += SILENT_S + 0.1
+    assert 'no sign of it for 1.5 s' in server.why_not(MINE)
+
+
 def test_a_server_that_is_gone_is_asked_again_when_one_holds_the_table(server, clock):
     server.left_alone()
     server.gone()

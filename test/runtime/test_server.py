@@ -127,7 +127,7 @@ def test_a_report_that_can_not_be_sent_is_logged_and_frames_go_on(robot, caplog)
     side = robot()
     side.engine._report = lambda report: 1 / 0
     with caplog.at_level(logging.ERROR):
-        side.give([replace(side.uplink(0)[0], version=3)])
+        side.give([replace(side.uplink(0)[0], version=9)])
         side.give(side.uplink(1))
         until(lambda: side.engine.frames[OK])
         side.settled()
