@@ -155,7 +155,7 @@ def bad_images():
             encoding='rgb8', height=SIZE, width=SIZE, step=3 * SIZE, data=bytes(100)),
         'the image step is 10 bytes, expected at least 192': Image(
             encoding='rgb8', height=SIZE, width=SIZE, step=10, data=bytes(10 * SIZE)),
-        'at most 50000000 are allowed': Image(
+        'at most 20000000 are allowed': Image(
             encoding='rgb8', height=2 ** 32 - 1, width=2 ** 32 - 1, step=2 ** 32 - 1),
         "the image encoding '32FC1' cannot be used: the model takes 3 channels": image_msg(
             nan, Image().header, '32FC1'),
