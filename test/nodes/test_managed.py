@@ -222,7 +222,7 @@ def test_a_failed_configuration_can_be_tried_again(node):
     ({'device': 'cuda'}, "parameter 'device' is 'cuda', but this torch"),
     ({'model': 'nonsense'}, "model 'nonsense' is not of a known form"),
     ({'model': '/nowhere.py:net'}, 'there is no file /nowhere.py'),
-    ({'model': MODEL, 'weights': '/nowhere.pt'}, 'there is no weights file /nowhere.pt'),
+    ({'model': MODEL, 'weights': '/nowhere.pt'}, 'weights: can not read /nowhere.pt'),
     ({'model': MODEL, 'input': [1, 3, SIZE, SIZE], 'mean': [0.5]}, 'mean')])
 def test_a_model_that_can_not_be_opened_is_refused_by_name(params, said):
     if params.get('device') == 'cuda' and torch.cuda.is_available():

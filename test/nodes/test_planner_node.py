@@ -391,7 +391,7 @@ def test_a_search_that_fails_leaves_the_table_before(make, planning, files):
 
 
 @pytest.mark.parametrize('params, message', [
-    ({'robot_profile': '/nowhere.json'}, 'device profile: can not read /nowhere.json'),
+    ({'robot_profile': '/nowhere.json'}, 'can not read device profile /nowhere.json'),
     ({'server_profile': 'other'}, 'is of model '),
     ({'robot_node': 'a b'}, "parameter 'robot_node' is 'a b', expected the name of a node")])
 def test_files_and_names_that_can_not_be_are_refused_when_it_is_configured(
