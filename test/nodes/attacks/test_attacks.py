@@ -20,6 +20,9 @@ import rclpy  # noqa: E402
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]
 SEED = int(os.environ.get('HP_ATTACK_SEED', '7'))
 SHORT_S, LONG_S = 20.0, float(os.environ.get('HP_ATTACK_SECONDS', '30'))
+#: What is tried each time; the long run has every kind.
+SHORT = ('random', 'forged', 'tables', 'texts', 'earlier', 'status', 'chunks', 'images',
+         'parameters')
 #: Of the honest robot's answers; the machine is shared, and an attack is noticed as load.
 STARVED = 0.1
 #: Bytes in the logs, and as many more as 1 kB for each message of the attacker.
@@ -60,7 +63,8 @@ def judge(rig, kind, most, seconds):
     assert not missed, missed
 
 
-@pytest.mark.parametrize('kind', KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize('kind', [kind for kind in KINDS if kind.name in SHORT],
+                         ids=lambda kind: kind.name)
 def test_nodes_get_over(rig, kind):
     judge(rig, kind, kind.tries, SHORT_S)
 
