@@ -133,7 +133,9 @@ class Sealing:
             return lambda data: self._admit(name, topic, data)
 
         def without_key(data: bytes) -> bool:
-            if data[-SEAL_BYTES - _LENGTH_BYTES:-SEAL_BYTES] in _SEALED_LENGTHS:
+            # Without one it ends in a length of 0, whatever stands where a seal's length would.
+            if data[-SEAL_BYTES - _LENGTH_BYTES:-SEAL_BYTES] in _SEALED_LENGTHS and any(
+                    data[-_LENGTH_BYTES:]):
                 self._warn('no key', topic, _NO_KEY)
             return True
         return without_key

@@ -17,7 +17,7 @@ from rclpy.serialization import deserialize_message, serialize_message  # noqa: 
 from ros_rig import Log  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
-from hp_inference.link.seal import Verdict  # noqa: E402
+from hp_inference.link.seal import SEAL_BYTES, Verdict  # noqa: E402
 from hp_inference.nodes import qos, sealing  # noqa: E402
 from hp_inference.nodes.bandwidth_monitor_node import BandwidthMonitorNode  # noqa: E402
 from hp_inference.nodes.diagnostics import OK, WARN  # noqa: E402
@@ -252,6 +252,14 @@ def test_without_keys_nothing_is_sealed_and_there_is_no_meeting(world):
     assert not taken.seal and not server.sealing.counts and not server.log.lines
     assert world.stranger.count_publishers('meeting') == 0
     assert server.sealing.diagnose()[:1] == (OK,)
+
+
+def test_bytes_that_look_like_the_length_of_a_seal_are_none(world):
+    server = world.add('server', None)
+    admit = server.sealing.admits('frame_report')
+    length = SEAL_BYTES.to_bytes(4, 'little')
+    assert admit(bytes(20) + length + bytes(SEAL_BYTES)) and not server.log.lines
+    assert admit(bytes(20) + length + bytes([1] * SEAL_BYTES)) and len(server.log.lines) == 1
 
 
 @pytest.mark.parametrize('key', [KEY, None], ids=['key', 'none'])
