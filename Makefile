@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-long test-core test-planner demo bench lab lint clean
+.PHONY: help setup build test test-long test-core test-planner test-cli demo bench lab lint clean
 
 # The built packages, and one thread for each of the processes that share the machine's cores.
 run = . ./env.bash && export OMP_NUM_THREADS=1 &&
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-long  the tests that take too long for make test'
 	@echo 'make test-core  the tests of hp_inference that need no ROS'
 	@echo 'make test-planner  the tests of hp_planner that need no ROS'
+	@echo 'make test-cli   the tests of the hp command'
 	@echo 'make bench      every measurement in bench/, short and not judged; with FULL=1 all of each,'
 	@echo '                then what fell short of its goals (ARGS= for other options)'
 	@echo 'make lab        two hosts on this machine with a link of their own: install, check, test'
@@ -30,12 +31,12 @@ build:
 	@.ci/build.sh
 
 test: build
-	@$(run) .ci/test.sh 'not long' core planner ros lab -- $(ARGS)
+	@$(run) .ci/test.sh 'not long' core planner cli ros lab -- $(ARGS)
 
 test-long: build
-	@$(run) .ci/test.sh long core planner ros lab -- $(ARGS)
+	@$(run) .ci/test.sh long core planner cli ros lab -- $(ARGS)
 
-test-core test-planner: setup
+test-core test-planner test-cli: setup
 	@PATH="$$PWD/.venv/bin:$$PATH" .ci/test.sh 'not long' $(@:test-%=%) -- $(ARGS)
 
 demo: build

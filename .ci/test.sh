@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Runs stages of the tests, each whatever became of those before it, then says how each went:
-#   .ci/test.sh 'not long' core planner ros lab -- ARGUMENTS OF PYTEST
+#   .ci/test.sh 'not long' core planner cli ros lab -- ARGUMENTS OF PYTEST
 # The first argument chooses by marker. Fails when one of the stages did. Needs the environment of
 # env.bash for ros and lab, that of .venv alone for the others.
 set -uo pipefail
@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
 
 chosen=$1 stages=()
+# Some tests try more then: see test/draws.py.
+[ "$chosen" != long ] || export HP_LONG_TESTS=1
 shift
 while [ $# != 0 ] && [ "$1" != -- ]; do
   stages+=("$1")
@@ -16,16 +18,18 @@ while [ $# != 0 ] && [ "$1" != -- ]; do
 done
 [ $# = 0 ] || shift
 
-# Two processes for what only computes; one at a time for what starts nodes of its own.
-computing=(python -m pytest -m "not ros and ($chosen)" -n 2 --dist worksteal
-           --ignore test/lab --ignore test/nodes)
+# Two processes, each in a ROS domain of its own. Nodes are started once for all tests of a file.
+# What Python makes of the sources is kept (git ignores it): making it anew takes seconds.
+computing=(env -u PYTHONDONTWRITEBYTECODE python -m pytest -m "not ros and ($chosen)"
+           -n 2 --dist worksteal --ignore test/lab --ignore test/nodes)
 tests() {
   local stage=$1
   shift
   case $stage in
-    core) "${computing[@]}" --ignore test/planner --ignore test/bench "$@" ;;
+    core) "${computing[@]}" --ignore test/planner --ignore test/bench --ignore test/cli "$@" ;;
     planner) "${computing[@]}" "$@" test/planner test/bench ;;
-    ros) python -m pytest -m "ros and ($chosen)" --ignore test/lab "$@" ;;
+    cli) "${computing[@]}" "$@" test/cli ;;
+    ros) python -m pytest -m "ros and ($chosen)" -n 2 --dist loadfile --ignore test/lab "$@" ;;
     lab) python -m pytest -m "$chosen" "$@" test/lab ;;
     *) echo "there is no stage $stage of the tests" >&2; return 2 ;;
   esac

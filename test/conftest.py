@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for every test, however pytest is started."""
 
+import gc
 import importlib
 import os
 from pathlib import Path
@@ -32,6 +33,17 @@ except ImportError as error:
 def pytest_addoption(parser):
     parser.addoption('--traces', help='folder with recorded Wi-Fi traces, wifi_*.csv')
     parser.addoption('--summary', type=Path, help='file to which a run adds how it went, short')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick_captures():
+    """
+    Leave what is there out of the looks for what may go: PyTorch, which stays, and what it imports.
+
+    A capture makes and drops so much that a third of its time would go into them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header():

@@ -97,6 +97,7 @@ def test_the_demo_steps_the_link_and_all_answers_agree(command, tmp_path):
 
 
 @pytest.mark.ros
+@pytest.mark.long
 def test_the_demo_without_a_lab_fails_when_an_answer_is_off_by_a_thousandth(command, tmp_path):
     demo = start('-c', SABOTAGE, EXAMPLES, *command, '--seconds', '0.4', '--rate', '5', '--link',
                  'emulated')
@@ -109,7 +110,8 @@ def test_the_demo_without_a_lab_fails_when_an_answer_is_off_by_a_thousandth(comm
 
 @pytest.mark.ros
 @pytest.mark.parametrize('number, status, link', [
-    (signal.SIGINT, 130, 'auto'), (signal.SIGTERM, 143, 'emulated')], ids=['SIGINT', 'SIGTERM'])
+    pytest.param(signal.SIGINT, 130, 'auto', id='SIGINT'),
+    pytest.param(signal.SIGTERM, 143, 'emulated', id='SIGTERM', marks=pytest.mark.long)])
 def test_the_interrupted_demo_leaves_no_process_behind(command, tmp_path, number, status, link):
     demo = start(EXAMPLES / 'demo.py', *command, '--link', link)
     while 'capturing' not in (line := demo.stdout.readline()):

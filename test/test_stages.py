@@ -10,15 +10,18 @@ import sys
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / '.ci' / 'test.sh'
+STAGES = ('core', 'planner', 'cli', 'ros', 'lab')
 # In the place of python: writes down how it was called, and does as the stage is meant to.
 PYTHON = """#!/bin/bash
-printf '%s\\n' "$*" >>"$CALLS"
+printf '%s\\n' "$* long=$HP_LONG_TESTS" >>"$CALLS"
 case "$*" in
   -c*) exit $NO_ROS ;;
   *test/planner\\ test/bench*) exit $PLANNER ;;
+  *--ignore\\ test/cli*) exit $CORE ;;
+  *test/cli) exit $CLI ;;
   *-m\\ ros*) exit $ROS ;;
   *test/lab) exit $LAB ;;
-  *) exit $CORE ;;
+  *) exit 99 ;;
 esac
 """
 
@@ -30,9 +33,8 @@ def run(tmp_path):
     (tmp_path / 'python').chmod(0o755)
     calls = tmp_path / 'calls'
 
-    def run(*arguments, which='not long', stages=('core', 'planner', 'ros', 'lab'), **ends):
-        status = {name: str(ends.get(name, 0)) for name in ('NO_ROS', 'CORE', 'PLANNER', 'ROS',
-                                                            'LAB')}
+    def run(*arguments, which='not long', stages=STAGES, **ends):
+        status = {name: str(ends.get(name, 0)) for name in ('NO_ROS', *map(str.upper, STAGES))}
         calls.write_text('')
         done = subprocess.run(
             ['bash', str(SCRIPT), which, *stages, '--', *arguments], capture_output=True,
@@ -46,8 +48,9 @@ def run(tmp_path):
 
 def test_all_stages_run_whatever_failed_before(run):
     status, outcomes, ran = run(CORE=1, ROS=2)
-    assert status == 1 and len(ran) == 4
-    assert outcomes == {'core': 'FAILED', 'planner': 'passed', 'ros': 'FAILED', 'lab': 'passed'}
+    assert status == 1 and len(ran) == 5
+    assert outcomes == {'core': 'FAILED', 'planner': 'passed', 'cli': 'passed', 'ros': 'FAILED',
+                        'lab': 'passed'}
 
 
 def test_where_nothing_fails_neither_does_the_whole(run):
@@ -57,8 +60,9 @@ def test_where_nothing_fails_neither_does_the_whole(run):
 
 def test_without_ros_its_stages_fail_and_the_others_run(run):
     status, outcomes, ran = run(NO_ROS=1)
-    assert status == 1 and len(ran) == 2
-    assert outcomes == {'core': 'passed', 'planner': 'passed', 'ros': 'FAILED', 'lab': 'FAILED'}
+    assert status == 1 and len(ran) == 3
+    assert outcomes == {'core': 'passed', 'planner': 'passed', 'cli': 'passed', 'ros': 'FAILED',
+                        'lab': 'FAILED'}
 
 
 @pytest.mark.parametrize('arguments, which, status', [
@@ -69,7 +73,7 @@ def test_a_stage_without_tests_passes_only_where_some_were_chosen(run, arguments
 
 def test_arguments_reach_every_stage_as_they_are(run):
     _, _, ran = run('-k', 'a or b')
-    assert len(ran) == 4 and all('-k a or b' in call for call in ran)
+    assert len(ran) == 5 and all('-k a or b' in call for call in ran)
 
 
 def test_an_unknown_stage_is_a_failure(run):
@@ -78,7 +82,9 @@ def test_an_unknown_stage_is_a_failure(run):
 
 @pytest.mark.parametrize('which', ['long', 'not long'])
 def test_the_stages_take_the_long_tests_or_the_others(run, which):
-    assert all(f'({which})' in call or f'-m {which}' in call for call in run(which=which)[2])
+    ran = run(which=which)[2]
+    assert all(f'({which})' in call or f'-m {which}' in call for call in ran)
+    assert all(call.endswith('long=1' if which == 'long' else 'long=') for call in ran)
 
 
 def test_a_run_tells_how_many_came_out_how_and_names_the_failed(tmp_path):

@@ -172,7 +172,8 @@ def test_several_tensors_of_one_call_and_inputs_too_many_are_named(tmp_path):
         build(reread(tmp_path, data))
 
 
-@pytest.mark.parametrize('name', ['mobilenet_v3_small', 'shufflenet_v2_x0_5'])
+@pytest.mark.parametrize('name', [
+    'mobilenet_v3_small', pytest.param('shufflenet_v2_x0_5', marks=pytest.mark.long)])
 def test_a_record_of_a_published_model_loses_no_time(tmp_path, quick_weights, name):
     image = torch.zeros(1, 3, 64, 64)
     data = record_of(load_model(f'torchvision:{name}'), image, name)
@@ -296,6 +297,7 @@ def test_full_offload_along_a_steady_link_is_bytes_and_server_and_overhead(tmp_p
         device.fit_check(recorded, [Sample(0, 0), Sample(1, 0)], 'indoors')
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not DATA.is_dir(), reason=f'HP_RECORDED names no folder with {DATA.name}/')
 def test_the_published_record_of_an_unpublished_model_loses_no_time():
     recorded = device.load_recorded(DATA, 'agrnav')

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a PyTorch module to a graph: what it holds, what its digest covers, what is refused."""
 
+import functools
 import subprocess
 import sys
 
@@ -96,6 +97,7 @@ def test_normalisation_comes_first_and_is_pixels_by_255_less_mean_by_deviation(c
     assert (got - wanted).abs().max() <= 1e-15 * wanted.abs().max() * 10
 
 
+@pytest.mark.long  # what comes before the first operator is tested above
 @pytest.mark.parametrize('channels', [1, 4])
 def test_models_of_gray_and_of_four_channels(channels):
     torch.manual_seed(0)
@@ -109,7 +111,8 @@ def test_default_normalisation_is_imagenets_for_colour_and_none_otherwise():
     assert Preprocessing.default(4) == Preprocessing((0.0,) * 4, (1.0,) * 4)
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('dtype', [
+    torch.float32, pytest.param(torch.float64, marks=pytest.mark.long)])
 def test_the_graph_computes_in_the_models_float_type(dtype):
     model = as_image_model(small().to(dtype), SHAPE)
     graph = capture(model, SHAPE, 'net')
@@ -176,14 +179,13 @@ def test_outputs_are_named_by_their_place_in_what_the_model_returns():
         return {'out': x.relu(), 'more': [x.sigmoid(), (x.tanh(), {'deep': x.exp()})]}
     graph = captured(function(body))
     assert list(graph.outputs) == ['out', 'more.0', 'more.1.0', 'more.1.1.deep']
-    assert list(captured(function(lambda m, x: (x.relu(), x.exp()))).outputs) == ['0', '1']
     assert list(captured(function(lambda m, x: [x.relu()])).outputs) == ['0']
     assert list(captured(function(lambda m, x: x.relu())).outputs) == ['output']
 
 
 def test_the_input_can_be_returned_as_it_is():
     graph = captured(function(lambda m, x: (x, x.relu())))
-    assert ops(graph) == ['relu.default'] and graph.outputs == {'0': 3, '1': 4}
+    assert ops(graph) == ['relu.default'] and list(graph.outputs.items()) == [('0', 3), ('1', 4)]
 
 
 def test_one_tensor_can_be_two_outputs():
@@ -205,7 +207,7 @@ def test_outputs_that_are_none(body, said):
         capture(as_image_model(function(body), SHAPE), SHAPE, 'net')
 
 
-# Batch norm and reductions
+# Batch norm and reductions: long, as rules/test_batch_norm.py and test_reductions.py say the same.
 
 def batch_norm(channels):
     norm = nn.BatchNorm2d(channels)
@@ -215,44 +217,48 @@ def batch_norm(channels):
     return norm
 
 
-@pytest.mark.parametrize('bias', [False, True])
-def test_batch_norm_is_folded_into_the_convolution_before_it(bias):
+@pytest.mark.long
+def test_batch_norm_is_folded_into_the_convolution_before_it():
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1, bias=bias), batch_norm(4), nn.ReLU(),
-                           nn.Conv2d(4, 6, 3, groups=2, bias=bias), batch_norm(6)).double()
-    graph = captured(module)
-    assert ops(graph) == ['conv2d.default', 'relu.default', 'conv2d.default']
-    assert ops(captured(module, fold=False)).count('conv2d.default') == 2
-    assert len(ops(captured(module, fold=False))) == 5
+    module = nn.Sequential(*(layer for bias in (False, True) for layer in (
+        nn.Conv2d(3, 4, 3, 2, 2, bias=bias), batch_norm(4), nn.ReLU(),
+        nn.Conv2d(4, 6, 3, groups=2, padding=1, bias=bias), batch_norm(6),
+        nn.Conv2d(6, 3, 1)))).double()
+    folded = ['conv2d.default', 'relu.default', 'conv2d.default', 'conv2d.default']
+    assert ops(captured(module)) == folded * 2
+    kept = ops(captured(module, fold=False))
+    assert sum('batch_norm' in name for name in kept) == 4 and len(kept) == 2 * 6
 
 
+@pytest.mark.long
 def test_batch_norm_after_anything_else_stays():
     torch.manual_seed(0)
-    for module in (nn.Sequential(nn.ReLU(), batch_norm(3)), nn.Sequential(batch_norm(3)),
-                   nn.Sequential(nn.ConvTranspose2d(3, 4, 2), batch_norm(4))):
-        assert ops(captured(module.double()))[-1] == 'batch_norm.default'
+    parts = {'first': batch_norm(3), 'second': batch_norm(3), 'third': batch_norm(4),
+             'up': nn.ConvTranspose2d(3, 4, 2)}
+    graph = captured(function(
+        lambda m, x: (m.first(x.relu()), m.second(x), m.third(m.up(x))), **parts))
+    assert {graph.ops[value - 1].target for value in graph.outputs.values()} == {
+        'aten.batch_norm.default'}
 
 
+@pytest.mark.long
 def test_batch_norm_stays_where_the_convolution_is_read_elsewhere_too():
     def body(m, x):
-        y = m.conv(x)
-        return m.norm(y) + y
-    parts = {'conv': nn.Conv2d(3, 4, 1), 'norm': batch_norm(4)}
-    assert ops(captured(function(body, **parts))) == [
-        'conv2d.default', 'batch_norm.default', 'add.Tensor']
-
-    def both(m, x):
-        y = m.conv(x)
-        return m.norm(y), y
-    assert 'batch_norm.default' in ops(captured(function(both, **parts)))
+        y, z = m.conv(x), m.other(x)
+        return m.norm(y) + y, m.norm(z), z
+    parts = {'conv': nn.Conv2d(3, 4, 1), 'other': nn.Conv2d(3, 4, 1), 'norm': batch_norm(4)}
+    assert ops(captured(function(body, **parts))) == ['conv2d.default'] * 2 + [
+        'batch_norm.default', 'add.Tensor', 'batch_norm.default']
 
 
+@pytest.mark.long
 def test_a_convolution_that_is_used_twice_is_folded_with_each_of_its_norms():
     parts = {'conv': nn.Conv2d(3, 3, 3, padding=1), 'first': batch_norm(3), 'second': batch_norm(3)}
     graph = captured(function(lambda m, x: m.second(m.conv(m.first(m.conv(x)))), **parts))
     assert ops(graph) == ['conv2d.default', 'conv2d.default']
 
 
+@pytest.mark.long
 def test_batch_norm_without_weights_of_its_own():
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4, affine=False)
@@ -261,6 +267,7 @@ def test_batch_norm_without_weights_of_its_own():
     assert ops(graph) == ['conv2d.default']
 
 
+@pytest.mark.long
 def test_squeeze_excite_reduces_in_two_steps():
     parts = {'conv': nn.Conv2d(3, 3, 1)}
 
@@ -273,10 +280,20 @@ def test_squeeze_excite_reduces_in_two_steps():
 
 # The digest
 
+def digest(module, shape=SHAPE, pre=None):
+    return capture(as_image_model(module, shape, pre), shape, 'net').digest
+
+
+@functools.cache
+def usual_digest():
+    return digest(small())
+
+
 def test_the_digest_is_the_same_at_every_capture():
-    assert len({captured(small()).digest for _ in range(2)}) == 1
+    assert digest(small()) == usual_digest()
 
 
+@pytest.mark.long
 def test_the_digest_is_the_same_in_another_process():
     code = ('import test_capture as t, torch; '
             'print(t.capture(t.as_image_model(t.small(), t.SHAPE), t.SHAPE, "elsewhere").digest)')
@@ -286,21 +303,31 @@ def test_the_digest_is_the_same_in_another_process():
     assert made.stdout.strip() == captured(small()).digest
 
 
-def test_the_digest_changes_with_every_weight_the_size_and_the_normalisation():
-    digests = [captured(small()).digest]
-    model = small()
-    for name, tensor in model.state_dict().items():
-        if name.endswith('num_batches_tracked'):
-            continue
-        changed = small()
-        changed.state_dict()[name].view(-1)[-1] += 1e-12
-        digests.append(captured(changed).digest)
-    digests.append(captured(small(), (1, 3, 11, 8)).digest)
-    digests.append(captured(small(), (1, 3, 10, 9)).digest)
-    digests.append(captured(small(), pre=Preprocessing((0.485, 0.456, 0.406), (1., 1., 1.))).digest)
-    digests.append(captured(small(), pre=Preprocessing((0., 0., 0.), (0.229, 0.224, 0.225))).digest)
-    digests.append(capture(as_image_model(small().float(), SHAPE), SHAPE, 'net').digest)
-    assert len(digests) == 1 + 8 + 5 and len(set(digests)) == len(digests)
+def with_another(name):
+    """Return the small net with the last bits of the last element of a weight changed."""
+    changed = small()
+    changed.state_dict()[name].view(-1)[-1] += 1e-12
+    return changed
+
+
+WEIGHTS = [name for name in small().state_dict() if not name.endswith('num_batches_tracked')]
+
+
+@pytest.mark.parametrize('names', [
+    pytest.param(['0.weight', '1.running_var'], id='a weight and a buffer'),
+    pytest.param(WEIGHTS, id='each', marks=pytest.mark.long)])
+def test_the_digest_changes_with_every_weight(names):
+    digests = {usual_digest(), *(digest(with_another(name)) for name in names)}
+    assert len(digests) == 1 + len(names)
+
+
+def test_the_digest_changes_with_the_size_the_normalisation_and_the_type():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    digests = {
+        usual_digest(), digest(small(), (1, 3, 11, 8)), digest(small(), (1, 3, 10, 9)),
+        digest(small(), pre=Preprocessing(mean, (1., 1., 1.))),
+        digest(small(), pre=Preprocessing((0., 0., 0.), std)), digest(small().float())}
+    assert len(digests) == 6
 
 
 def test_the_digest_does_not_change_with_weights_that_nothing_reads():
@@ -319,9 +346,9 @@ def test_the_digest_is_of_the_weights_before_folding():
         halves = (m.weight.exp() + 1).sqrt().reshape(2, 3, 1, 1).unbind(0)
         return x * halves[0] + halves[1]
     weight = torch.randn(6)
-    graph = captured(function(body, weight=weight))
-    assert graph.digest == captured(function(body, weight=weight)).digest
-    assert graph.digest != captured(function(body, weight=weight * (1 + 1e-6))).digest
+    first = captured(function(body, weight=weight)).digest
+    assert first == digest(function(body, weight=weight))
+    assert first != digest(function(body, weight=weight * (1 + 1e-6)))
 
     def swapped(m, x):
         halves = (m.weight.exp() + 1).sqrt().reshape(2, 3, 1, 1).unbind(0)
@@ -330,19 +357,19 @@ def test_the_digest_is_of_the_weights_before_folding():
     def another(m, x):
         halves = (m.weight.sin() + 1).sqrt().reshape(2, 3, 1, 1).unbind(0)
         return x * halves[0] + halves[1]
-    made = [captured(function(each, weight=weight)) for each in (body, swapped, another)]
-    assert len({graph.digest for graph in made}) == 3
+    others = {digest(function(each, weight=weight)) for each in (swapped, another)}
+    assert len({first, *others}) == 3
 
 
 def test_rounding_in_folding_leaves_the_digest(monkeypatch):
     def body(m, x):
         return x * m.weight.exp()
     module = function(body, weight=torch.randn(8))
-    digest = captured(module).digest
+    usual = captured(module).digest
     exp = torch.ops.aten.exp.default
     monkeypatch.setattr('hp_inference.graph.capture.overload',
                         lambda target: lambda x: exp(x) * (1 + 1e-7))
-    assert capture(as_image_model(module, SHAPE), SHAPE, 'net').digest == digest
+    assert digest(module) == usual
 
 
 # What is refused

@@ -162,9 +162,9 @@ def test_weights_and_constants_of_the_years_between_load(tmp_path, parts):
 # Pickles
 
 @pytest.mark.parametrize('pickled', [
-    lambda trap: pickle.dumps(trap), torch_saved,
-    lambda trap: torch_saved(trap, _use_new_zipfile_serialization=False)],
-    ids=['plain', 'torch.save', 'torch.save of old'])
+    pytest.param(pickle.dumps, id='plain'), pytest.param(torch_saved, id='torch.save'),
+    pytest.param(lambda trap: torch_saved(trap, _use_new_zipfile_serialization=False),
+                 id='torch.save of old', marks=pytest.mark.long)])
 def test_a_payload_in_any_member_does_not_run(tmp_path, parts, pickled):
     made = tmp_path / 'made'
     outcomes = {}

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sets of row intervals behave as Python's sets of row numbers."""
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hp_inference.graph.rows import Rows
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 24), st.integers(0, 24)), max_size=6)
-drawn = settings(max_examples=200, deadline=None, derandomize=True)
 
 
 def numbers(rows) -> set[int]:
@@ -15,7 +15,7 @@ def numbers(rows) -> set[int]:
     return {row for begin, end in rows for row in range(begin, end)}
 
 
-@drawn
+@drawn(70, 200)
 @given(INTERVALS)
 def test_intervals_are_ascending_disjoint_and_do_not_touch(intervals):
     rows = Rows(intervals)
@@ -24,7 +24,7 @@ def test_intervals_are_ascending_disjoint_and_do_not_touch(intervals):
     assert all(before[1] < behind[0] for before, behind in zip(rows, list(rows)[1:]))
 
 
-@drawn
+@drawn(70, 200)
 @given(INTERVALS, INTERVALS)
 def test_the_operators_are_those_of_sets(one, other):
     left, right = Rows(one), Rows(other)
@@ -39,7 +39,7 @@ def test_the_operators_are_those_of_sets(one, other):
     assert (numbers(left), numbers(right)) == (a, b)
 
 
-@drawn
+@drawn(70, 200)
 @given(INTERVALS)
 def test_count_hull_truth_and_hash(intervals):
     rows = Rows(intervals)
@@ -50,7 +50,7 @@ def test_count_hull_truth_and_hash(intervals):
     assert hash(rows) == hash(Rows(reversed(rows.intervals)))
 
 
-@drawn
+@drawn(70, 200)
 @given(INTERVALS, st.integers(1, 8))
 def test_split_gives_ascending_parts_of_nearly_equal_size(intervals, parts):
     rows = Rows(intervals)

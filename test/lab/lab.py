@@ -29,6 +29,10 @@ QUEUE_MS = 50           # what the link queues at most, as a time at its rate
 BURST_S = 0.001         # what it may send at once after a pause, as a time at its rate ...
 LEAST_BURST_BYTES = 4000  # ... and at least: a few packets
 PACKET_BYTES = 1500
+# How TCP finds its rate on either host, whatever this machine has chosen for itself. It shows: BBR
+# takes a burst of losses for a limit of the link and keeps to it for 48 round trips. Robots mostly
+# have Cubic, which a kernel need not allow in a namespace; on a link as short as this it is Reno.
+CONGESTION, CONGESTION_FILE = 'reno', '/proc/sys/net/ipv4/tcp_congestion_control'
 
 _PACKAGES = {'ip': 'iproute2', 'tc': 'iproute2', 'nft': 'nftables', 'iperf3': 'iperf3',
              'nsenter': 'util-linux'}
@@ -145,6 +149,7 @@ class Lab:
             _check(side, ['ip', 'link', 'set', 'wifi', 'mtu', PACKET_BYTES, 'gso_max_segs', '1'])
             _check(side, ['ip', 'address', 'add', f'{side.address}/24', 'dev', 'wifi'])
             _check(side, ['ip', 'link', 'set', 'lo', 'up'])
+            _check(side, ['tee', CONGESTION_FILE], input=CONGESTION)
             _check(side, ['ip', 'link', 'set', 'wifi', 'up'])
             _check(side, ['ip', 'route', 'add', '224.0.0.0/4', 'dev', 'wifi'])
         for side, other in ((self.robot, self.server), (self.server, self.robot)):

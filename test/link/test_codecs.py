@@ -4,7 +4,8 @@
 from array import array
 import threading
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ raw_bytes = st.binary(max_size=3_000) | st.binary(max_size=30).map(lambda piece:
 
 
 @given(raw_bytes, st.sampled_from(EXACT), st.sampled_from(list(DTYPE_CODES)))
-@settings(deadline=None, max_examples=200)
+@drawn(60, 200, anew=True)
 def test_what_is_encoded_exactly_decodes_to_the_same_bytes(raw, codec, dtype):
     raw = raw[:len(raw) // dtype.itemsize * dtype.itemsize]
     spec = spec_of(codec, dtype)
@@ -56,7 +57,7 @@ def test_what_is_encoded_exactly_decodes_to_the_same_bytes(raw, codec, dtype):
 @given(raw_bytes, st.sampled_from(['float16_shuffle_zstd', 'uint8_zstd']),
        st.sampled_from([dtype for dtype in DTYPE_CODES
                         if dtype not in (torch.float32, torch.float64)]))
-@settings(deadline=None, max_examples=100)
+@drawn(40, 100, anew=True)
 def test_a_lossy_codec_rounds_nothing_but_float32_and_float64(raw, codec, dtype):
     raw = raw[:len(raw) // dtype.itemsize * dtype.itemsize]
     spec = spec_of(codec, dtype)
@@ -167,7 +168,7 @@ def test_a_payload_larger_than_any_encoding_is_refused():
 
 
 @given(st.integers(0, 8 * len(PACKED) - 1))
-@settings(deadline=None, max_examples=300)
+@drawn(100, 300, anew=True)
 def test_one_flipped_bit_never_gives_wrong_data(bit):
     """A bit may be one that zstd ignores; then the data must still be right."""
     damaged = bytearray(PACKED)
@@ -180,7 +181,7 @@ def test_one_flipped_bit_never_gives_wrong_data(bit):
 
 @given(st.binary(max_size=2_000), st.integers(0, 5_000), st.sampled_from(WHOLE[1:]),
        st.sampled_from([torch.uint8, torch.float32, torch.float64]))
-@settings(deadline=None, max_examples=300)
+@drawn(100, 300, anew=True)
 def test_arbitrary_bytes_raise_nothing_but_bad_chunk(tail, elements, codec, dtype):
     for payload in (tail, b'\x28\xb5\x2f\xfd' + tail):
         try:
@@ -191,7 +192,7 @@ def test_arbitrary_bytes_raise_nothing_but_bad_chunk(tail, elements, codec, dtyp
 
 @given(st.binary(min_size=1, max_size=500), st.sampled_from(WHOLE[1:]),
        st.sampled_from([torch.uint8, torch.float32, torch.float64]))
-@settings(deadline=None, max_examples=200)
+@drawn(60, 200, anew=True)
 def test_a_good_frame_of_any_content_decodes_or_is_refused(content, codec, dtype):
     """The sender may have compressed whatever it likes."""
     head = 8 if codec == 'uint8_zstd' and dtype.is_floating_point else 0

@@ -3,7 +3,8 @@
 
 from dataclasses import fields, replace
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 import torch
 
@@ -96,7 +97,7 @@ mutants = headers_changed() | payloads_changed() | mixed_up()
 
 
 @given(st.lists(mutants, min_size=1, max_size=8))
-@settings(deadline=None, max_examples=300)
+@drawn(100, 300, anew=True)
 def test_damage_before_the_good_chunks_cannot_spoil_the_result(damaged):
     inbox = Inbox(SPECS, HEAD)
     put_all(inbox, damaged)
@@ -108,7 +109,7 @@ def test_damage_before_the_good_chunks_cannot_spoil_the_result(damaged):
 
 
 @given(st.lists(mutants, min_size=1, max_size=8))
-@settings(deadline=None, max_examples=150)
+@drawn(50, 150, anew=True)
 def test_damage_after_completion_changes_nothing(damaged):
     inbox = Inbox(SPECS, HEAD)
     for chunk in CHUNKS:

@@ -5,7 +5,8 @@ import io
 import time
 import zlib
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 from PIL import Image
@@ -48,7 +49,7 @@ PAYLOAD = bytes(encode(RAW, SPEC))
 
 
 @given(st.integers(8, 60), st.integers(24, 300), st.sampled_from([1, 3]), st.integers(0, 99))
-@settings(deadline=None, max_examples=60)
+@drawn(25, 60, anew=True)
 def test_pixels_come_back_nearly_as_they_were(rows, width, channels, seed):
     pixels = scene(rows, width, channels, seed)
     spec = spec_of(*pixels.shape)
@@ -104,7 +105,7 @@ def test_other_tables_on_the_other_side_are_found():
 
 
 @given(st.integers(0, 8 * len(PAYLOAD) - 1))
-@settings(deadline=None, max_examples=200)
+@drawn(60, 200, anew=True)
 def test_one_flipped_bit_is_found(bit):
     damaged = bytearray(PAYLOAD)
     damaged[bit // 8] ^= 1 << bit % 8
@@ -129,7 +130,7 @@ END = b'\xff\xd9'
 @given(st.binary(min_size=1, max_size=3_000) | st.lists(
     st.binary(max_size=60) | st.integers(0, 255).map(lambda code: bytes([255, code, 0, 4, 1, 2]))
     | st.just(PAYLOAD[4:200]), min_size=1, max_size=30).map(b''.join))
-@settings(deadline=None, max_examples=300)
+@drawn(100, 300, anew=True)
 def test_arbitrary_scans_decode_to_the_right_size_or_are_refused(body):
     if not body:
         return
@@ -174,7 +175,7 @@ def test_what_is_no_rows_of_an_image_is_refused(shape, dtype, axis, text):
 
 
 @given(st.integers(1, 500), st.integers(1, 20_000), st.sampled_from([1, 3]))
-@settings(deadline=None)
+@drawn(40, 100, anew=True)
 def test_chunks_are_whole_rows_and_tile_the_slice(rows, width, channels):
     spec = spec_of(rows, width, channels)
     ranges = [spec.chunk_range(index) for index in range(spec.chunk_count)]

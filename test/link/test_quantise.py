@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the codecs that round floats may lose, and what they must not."""
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 import numpy as np
@@ -43,7 +44,7 @@ finite_floats = (floats(32, allow_nan=False, allow_infinity=False)
 
 
 @given(any_floats)
-@settings(deadline=None, max_examples=300)
+@drawn(100, 300, anew=True)
 def test_float16_errs_by_half_a_bit_and_keeps_range_and_kind(values):
     received, _ = through(values, HALF)
     same = ~np.isfinite(values)
@@ -63,7 +64,7 @@ def test_what_float16_can_not_hold_becomes_its_greatest(dtype):
 
 
 @given(finite_floats)
-@settings(deadline=None, max_examples=300)
+@drawn(100, 300, anew=True)
 def test_levels_err_by_half_a_step_of_the_chunks_range(values):
     received, used = through(values, LEVELS)
     if used == 'none':
@@ -76,7 +77,7 @@ def test_levels_err_by_half_a_step_of_the_chunks_range(values):
 
 
 @given(any_floats)
-@settings(deadline=None, max_examples=200)
+@drawn(60, 200, anew=True)
 def test_a_chunk_with_a_number_that_has_no_level_travels_as_it_is(values):
     values[0] = np.nan
     received, used = through(values, LEVELS)

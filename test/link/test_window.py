@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much is in flight over simulated links."""
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 from simulated_link import CHUNK, Link, MBIT, RECEIVER, Sender, SESSION
@@ -86,7 +87,7 @@ def test_without_any_receipt_chunks_go_ever_more_seldom():
     assert len([now for now, _ in sender.in_flight if now > 15.0]) <= 3
 
 
-@settings(max_examples=10, deadline=None)
+@drawn(4, 10, anew=True)
 @given(st.lists(st.tuples(st.floats(0.2, 2.0), st.sampled_from([0.0, 1.0, 10.0, 100.0, 300.0])),
                 min_size=1, max_size=4), st.floats(0.0, 0.5), st.integers(0, 99))
 def test_it_never_gets_stuck_and_always_recovers(steps, lost, seed):

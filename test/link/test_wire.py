@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codes, slice arithmetic and the order of bytes on the wire."""
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_an_impossible_slice_is_refused(change, text):
 
 
 @given(rows=st.integers(0, 90_000), dtype=st.sampled_from(DTYPES))
-@settings(deadline=None)
+@drawn(40, 100, anew=True)
 def test_chunk_ranges_tile_the_slice_at_multiples_of_eight(rows, dtype):
     spec = SliceSpec(0, 0, max(1, rows), (rows,), 0, dtype)
     ranges = [spec.chunk_range(index) for index in range(spec.chunk_count)]
@@ -100,7 +101,7 @@ def tensors_and_specs(draw):
 
 
 @given(tensors_and_specs())
-@settings(deadline=None, max_examples=300)
+@drawn(100, 300, anew=True)
 def test_any_slice_comes_back_bit_for_bit(pair):
     tensor, spec = pair
     raw = to_wire(tensor, spec)
@@ -111,7 +112,7 @@ def test_any_slice_comes_back_bit_for_bit(pair):
 
 
 @given(tensors_and_specs())
-@settings(deadline=None)
+@drawn(40, 100, anew=True)
 def test_rows_are_slowest_on_the_wire(pair):
     tensor, spec = pair
     if spec.axis is None:

@@ -41,6 +41,8 @@ SIZE = 64
 STARTED_S = 2 * WAIT_S
 # Of nodes that must answer by themselves also when the machine is busy with something else.
 DEADLINE_S = 5.0
+# What may have got lost is said again after this long.
+AGAIN_S = 2.0
 
 
 def given(params: dict[str, object]) -> list[str]:
@@ -159,6 +161,19 @@ class Client:
         held = self._soon(done, seconds)
         assert held, f'it did not come about in time; {self.heard()}'
         return held
+
+    def again(self, say: Callable[[], object], done: Callable[[], object]):
+        """
+        Say something, every two seconds anew until something holds, and return what holds.
+
+        For what may get lost: the middleware drops what a reader has no room for, and who has just
+        opened a topic does not hear what was said before.
+        """
+        for _ in range(round(WAIT_S / AGAIN_S)):
+            say()
+            if held := self._soon(done, AGAIN_S):
+                return held
+        return self.until(done, 0.0)
 
     def heard(self) -> str:
         """Return what the nodes have said of themselves, for a failure's message."""

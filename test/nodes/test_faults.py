@@ -257,6 +257,7 @@ def odd(rig, tmp_path):
         each.close()
 
 
+@pytest.mark.long
 def test_nodes_whose_clocks_jump_answer_together_and_measure_the_link(odd):
     nodes, client = odd('jumping', with_jumping_clock)
     bandwidths = []
@@ -277,6 +278,7 @@ def test_nodes_whose_clocks_jump_answer_together_and_measure_the_link(odd):
         assert node.end() == 0
 
 
+@pytest.mark.long
 def test_nodes_that_can_write_their_log_nowhere_answer_and_end_well(odd, tmp_path):
     nodes, client = odd('full', with_full_disk, tmp_path)
     assert client.set(plan='full_offload') == ''  # which is logged, or rather is not

@@ -61,12 +61,13 @@ class Robot:
                      and client.node.count_publishers(f'{prefix}link_report'))
 
     def give(self, table, **changes):
-        """Publish a table and wait for what the server says to it."""
+        """Publish a table, again while nothing is said to it, and return what the server says."""
         graph, count = table.layout.graph, len(self.client.statuses)
-        self.tables.publish(PlanTable(**{
+        msg = PlanTable(**{
             'model': graph.model, 'model_digest': graph.digest,
-            'digest': digest_to_msg(table.digest), 'json': table.dumps(), **changes}))
-        self.client.until(lambda: len(self.client.statuses) > count)
+            'digest': digest_to_msg(table.digest), 'json': table.dumps(), **changes})
+        self.client.again(lambda: self.tables.publish(msg),
+                          lambda: len(self.client.statuses) > count)
         return self.client.statuses[-1]
 
     def send(self, table, **changes):
@@ -263,8 +264,8 @@ def test_a_hostile_table_costs_the_node_no_time_and_the_next_one_works(make, tab
     else:
         client.until(lambda: said in node.ports[0].text)
         assert max(taken) < 0.02
-    two.tables.publish(table_to_msg(table))
-    client.until(lambda: node.ports[1].digest == table.digest)
+    client.again(lambda: two.tables.publish(table_to_msg(table)),
+                 lambda: node.ports[1].digest == table.digest)
     assert robot.give(table).ready
 
 

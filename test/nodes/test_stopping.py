@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip('rclpy')
 import rclpy  # noqa: E402
 from ros_rig import Client, DEADLINE_S, NodeProcess  # noqa: E402
-from waits import WAIT_S  # noqa: E402
+from waits import until, WAIT_S  # noqa: E402
 
 from hp_inference.nodes.managed import ManagedNode, run  # noqa: E402
 from hp_inference.nodes.params import SERVER  # noqa: E402
@@ -94,6 +94,10 @@ from hp_inference.nodes import managed
 from hp_inference.nodes.bandwidth_monitor_node import BandwidthMonitorNode
 
 class Hanging(BandwidthMonitorNode):
+    def spin(self):
+        print('at work', flush=True)
+        super().spin()
+
     def destroy_node(self):
         ctypes.PyDLL(None).sleep(1000)  # as in the middleware: the interpreter is never given away
 
@@ -108,18 +112,12 @@ def test_a_middleware_that_never_lets_go_does_not_keep_the_process(tmp_path):
         process = subprocess.Popen([sys.executable, '-c', HANGING, '--ros-args', '-p',
                                     'autostart:=true'], stdout=file, stderr=file)
     try:
-        rclpy.init()
-        node = rclpy.create_node('looker')
-        end = time.monotonic() + 60
-        while 'bandwidth_monitor_node' not in node.get_node_names():
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            time.sleep(0.05)
+        until(lambda: 'at work' in log.read_text(), what=log.read_text)
         process.terminate()
-        assert process.wait(60) == 1
+        assert process.wait(WAIT_S) == 1
         assert 'in destroy_node' in log.read_text()  # where it hung is said
     finally:
         process.kill()
-        rclpy.try_shutdown()
 
 
 # In this process, at moments that are hard to hit from outside

@@ -14,6 +14,7 @@ from hp_inference.graph.capture import as_image_model, capture
 from hp_inference.graph.ir import Ref
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.models import load_model
+from hp_inference.graph.torchvision_shim import import_torchvision
 from hp_inference.link.wire import CODEC_CODES
 from hp_inference.runtime.meters import Power
 from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime
@@ -85,9 +86,9 @@ def real(name: str, height: int = 64, width: int = 64) -> Layout:
 @functools.cache
 def small_swin() -> Layout:
     """Return the layout of a Swin transformer of two stages: windows of 7, shifted and merged."""
-    load_model('torchvision:squeezenet1_1')  # imports torchvision, where it needs help
+    import_torchvision()
     from torchvision.models import SwinTransformer
-    return layout_of(SwinTransformer([4, 4], 24, [2, 2], [2, 4], [7, 7]), (1, 3, 97, 64), 'swin')
+    return layout_of(SwinTransformer([4, 4], 24, [2, 1], [2, 4], [7, 7]), (1, 3, 97, 64), 'swin')
 
 
 def layout_of(module: torch.nn.Module, shape: tuple[int, ...], name: str = 'module') -> Layout:

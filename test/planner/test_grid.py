@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables over a grid: never worse than a baseline, few plans, readable, loadable."""
 
+import functools
 import math
 
 import pytest
@@ -26,11 +27,22 @@ GRID = [0.5, 1.0, 2.0, 5.0, 12.0, 40.0, 300.0]
 OBJECTIVES = [Objective(), Objective('energy'), Objective('throughput')]
 
 
+@functools.cache
+def residual():
+    """Return the timeline that most of these tables are about."""
+    return Timeline(drawn_setting(tiny('residual', 32), 9))
+
+
+@functools.cache
+def table_of(objective=OBJECTIVES[0], policy='exact'):
+    """Return a table of it over the grid, which several tests look at."""
+    return plan_table(residual(), objective, GRID, policy)
+
+
 @pytest.mark.parametrize('objective', OBJECTIVES, ids=lambda o: o.name)
 @pytest.mark.parametrize('policy', ['exact', 'lossy'])
 def test_at_every_rate_the_table_costs_at_most_what_every_baseline_costs(objective, policy):
-    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
-    table = plan_table(timeline, objective, GRID, policy)
+    timeline, table = residual(), table_of(objective, policy)
     record = table.record
     others = {plan['name']: plan for plan in record['others']}
     plans = {plan.name: plan for plan in table.plans}
@@ -45,7 +57,7 @@ def test_at_every_rate_the_table_costs_at_most_what_every_baseline_costs(objecti
 
 
 def test_the_record_is_what_the_reports_read_and_the_table_survives_its_file():
-    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
+    timeline = residual()
     table = plan_table(timeline, Objective(), GRID, pareto_mbit_s=5.0)
     record = Record.from_json(table.record)
     assert set(GRID) <= set(record.grid)
@@ -63,8 +75,7 @@ def test_the_record_is_what_the_reports_read_and_the_table_survives_its_file():
 
 
 def test_a_baseline_as_good_as_the_best_is_in_the_table_where_that_is_near_the_best_plan():
-    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
-    table = plan_table(timeline, Objective(), GRID)
+    table = table_of()
     record = Record.from_json(table.record)
     near, baseline_names = 0, {
         name for names in table.record['baselines'].values() for name in names}
@@ -78,8 +89,7 @@ def test_a_baseline_as_good_as_the_best_is_in_the_table_where_that_is_near_the_b
 
 
 def test_a_plan_of_ours_has_a_choice_only_where_it_is_surely_better_than_every_baseline():
-    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
-    table = plan_table(timeline, Objective(), GRID)
+    table = table_of()
     record = Record.from_json(table.record)
     kinds = set()
     for point, names in zip(record.points, zip(*table.record['baselines'].values())):
@@ -98,8 +108,8 @@ def test_progress_is_told_and_the_same_seed_gives_the_same_table():
 
 
 def test_with_a_swing_the_expected_cost_is_least_and_a_small_swing_changes_little():
-    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
-    plain, swung = (plan_table(timeline, Objective(), GRID, swing=swing) for swing in (0.0, 0.6))
+    timeline, plain = residual(), table_of()
+    swung = plan_table(timeline, Objective(), GRID, swing=0.6)
     for rate in GRID[1:-1]:
         plans = [table.plans[table.choose(rate)] for table in (swung, plain)]
         mine, other = expected_costs(timeline, Objective(), plans, [rate], 0.6)[:, 0]
@@ -134,7 +144,7 @@ def test_the_usual_grid_is_log_spaced_from_half_a_megabit_to_a_gigabit():
 
 
 def test_a_bound_that_no_plan_reaches_says_what_could_be_reached():
-    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
+    timeline = residual()
     with pytest.raises(SettingError, match=r'the least latency is [\d.]+ ms: allow more'):
         plan_table(timeline, Objective('energy_under_latency', latency_bound_s=1e-9), GRID)
 
@@ -150,8 +160,7 @@ def test_energy_is_not_planned_for_where_nobody_knows_the_power():
 
 
 def test_choices_say_where_a_limit_can_not_be_kept():
-    timeline = Timeline(drawn_setting(tiny('residual', 32), 9))
-    free = plan_table(timeline, Objective(), GRID).record['choices']
+    timeline, free = residual(), table_of().record['choices']
     slow, fast = free[0]['latency_s'], free[-1]['latency_s']
     bound = (slow + fast) / 2
     bounded = plan_table(timeline, Objective(latency_bound_s=bound), GRID).record['choices']

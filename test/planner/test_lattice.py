@@ -44,8 +44,9 @@ def test_the_arrays_hold_the_rules_of_random_nets(seed):
     check_all_intervals(random_net(seed))
 
 
-@pytest.mark.parametrize('layout', [lambda: real('torchvision:resnet18'), small_swin],
-                         ids=['resnet18', 'swin'])
+@pytest.mark.parametrize('layout', [
+    pytest.param(small_swin, id='swin'),
+    pytest.param(lambda: real('torchvision:resnet18'), id='resnet18', marks=pytest.mark.long)])
 def test_the_arrays_hold_the_rules_of_real_networks(layout):
     check_all_intervals(layout())
 

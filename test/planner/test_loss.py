@@ -3,6 +3,7 @@
 
 from itertools import product
 
+from draws import first
 from nets import Net
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def exhaustive(loss, rates, levels=5):
 
 
 @pytest.mark.parametrize('name', SMALL)
-@pytest.mark.parametrize('seed', [0, 1])
+@pytest.mark.parametrize('seed', first(1, 2))
 def test_the_plan_is_within_one_percent_of_the_exhaustive_optimum(name, seed):
     layout = small(name)
     loss = Loss(Timeline(drawn_setting(layout, seed)), Objective())
@@ -62,8 +63,11 @@ def test_the_plan_is_within_one_percent_of_the_exhaustive_optimum(name, seed):
     assert (costs <= exhaustive(loss, RATES) * 1.01).all()
 
 
-@pytest.mark.parametrize('objective', OBJECTIVES, ids=lambda o: o.name)
-@pytest.mark.parametrize('name', ['residual', 'branches', 'reordered', 'u_shaped'])
+@pytest.mark.parametrize('name, objective', [
+    pytest.param(name, objective, id=f'{name}-{objective.name}',
+                 marks=[pytest.mark.long] if (i + j) % 2 else [])
+    for i, name in enumerate(['residual', 'branches', 'reordered', 'u_shaped'])
+    for j, objective in enumerate(OBJECTIVES)])
 def test_never_worse_than_any_baseline_that_the_space_holds(name, objective):
     timeline = Timeline(drawn_setting(tiny(name, 32), 5))
     known = baselines(timeline, objective, RATES)

@@ -41,7 +41,7 @@ def test_without_depth_or_front_these_pictures_are_left_out(tmp_path):
 
 def test_energy_is_not_drawn_where_nobody_knows_the_power(tmp_path):
     unknown = {'waiting_w': 0.0, 'communicating_w': 0.0, 'computing_w': 0.0, 'source': 'unknown'}
-    assert 'energy.png' not in written(tmp_path / 'few', power=unknown, pareto=None)
+    assert 'energy.png' not in written(tmp_path / 'few', depth=[], power=unknown, pareto=None)
 
 
 def test_names_are_drawn_as_they_are_whatever_is_in_them(tmp_path):
@@ -105,6 +105,7 @@ def test_lanes_are_drawn_where_something_travels_unless_told_otherwise(usual, tm
 
 
 def test_a_folder_that_can_not_be_made_is_an_error(tmp_path):
-    table = read_table_file(synthetic.write(tmp_path / 'table.json'))
+    data = synthetic.table(record=synthetic.record(depth=[], pareto=None))  # fewer to draw
+    table = read_table_file(synthetic.write(tmp_path / 'table.json', data))
     with pytest.raises(OSError):
         write_pictures(table, tmp_path / 'table.json' / 'out')

@@ -102,9 +102,9 @@ def test_steps_are_those_of_the_programs_of_random_nets(net, seed, blocks):
     Maker(layout).check(with_blocks(layout, plan, seed) if blocks else plan)
 
 
-@pytest.mark.parametrize('layout', [
-    lambda: real('torchvision:resnet18'), lambda: real('torchvision:mobilenet_v3_small'),
-    small_swin], ids=['resnet18', 'mobilenet_v3_small', 'swin'])
+@pytest.mark.parametrize('layout', [pytest.param(small_swin, id='swin'), *(
+    pytest.param(lambda name=name: real(f'torchvision:{name}'), id=name, marks=pytest.mark.long)
+    for name in ('resnet18', 'mobilenet_v3_small'))])
 def test_steps_are_those_of_the_programs_of_real_networks(layout):
     layout = layout()
     maker = Maker(layout)

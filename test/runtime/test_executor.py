@@ -3,7 +3,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from hypothesis import assume, given, settings
+from draws import again_when_long, drawn, first, MANY
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from nets import chain, Net, random_image, random_net, whole
 import pytest
@@ -24,6 +25,8 @@ from hp_inference.split.plan import (
 )
 from hp_inference.split.program import compile_plan
 
+LONG = pytest.mark.long
+RANDOMS = 20 if MANY else 6
 NAMED = ('robot_only', 'full_offload', 'uniform:0.5', 'uniform:0.23')
 
 
@@ -149,24 +152,26 @@ def plans(layout, randoms):
             *(random_plan(layout, seed) for seed in range(randoms))]
 
 
+@again_when_long
 @pytest.mark.parametrize('body', BODIES)
-@pytest.mark.parametrize('height', [24, 36, 40])
+@pytest.mark.parametrize('height', [36, pytest.param(24, marks=LONG), pytest.param(40, marks=LONG)])
 def test_split_is_unsplit_in_float64(body, height):
     net = Net(height)
     layout = net.layout(body(net))
     image = random_image(layout)
     wanted = whole(layout.graph, image)
-    for plan in plans(layout, 20):
+    for plan in plans(layout, RANDOMS):
         assert error(answer(layout, plan, image), wanted) <= 1e-12, plan.name
 
 
+@again_when_long
 @pytest.mark.parametrize('body', [body for body in BODIES if body is not windows])
 def test_split_is_unsplit_at_a_height_that_nothing_divides(body):
     net = Net(37)
     layout = net.layout(body(net))
     image = random_image(layout)
     wanted = whole(layout.graph, image)
-    for plan in plans(layout, 20):
+    for plan in plans(layout, RANDOMS):
         assert error(answer(layout, plan, image), wanted) <= 1e-12, plan.name
 
 
@@ -181,10 +186,11 @@ def wide(net):
     return net.op('upsample_nearest2d.vec', net.add(x, grouped), None, [2.0, 2.0])
 
 
+@again_when_long
 @pytest.mark.parametrize('body, dtype', [
     *((body, torch.float64) for body in [wide, *WHOLE]),
     *((body, torch.float32) for body in [wide, *WHOLE] if body is not residual)])
-@pytest.mark.parametrize('height', [24, 45])
+@pytest.mark.parametrize('height', [45, pytest.param(24, marks=LONG)])
 def test_whole_numbers_are_bitwise_equal(body, dtype, height):
     # As long as no sum is beyond what the type holds exactly, no order of summing can round.
     net = Net(height, 14, dtype=dtype, whole_numbers=True)
@@ -193,11 +199,11 @@ def test_whole_numbers_are_bitwise_equal(body, dtype, height):
     wanted = whole(layout.graph, image)
     assert wanted['0'].abs().max() < (2 ** 24 if dtype is torch.float32 else 2 ** 53)
     assert torch.equal(wanted['0'], wanted['0'].round())
-    for plan in plans(layout, 20):
+    for plan in plans(layout, RANDOMS):
         assert error(answer(layout, plan, image), wanted) == 0, plan.name
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@drawn(40, 120)
 @given(st.integers(0, 10 ** 6), st.integers(0, 10 ** 6))
 def test_random_plans_of_random_nets(net_seed, plan_seed):
     layout = random_net(net_seed)
@@ -241,7 +247,7 @@ class Recorder:
         return self.incoming[step.value, step.begin, step.end]
 
 
-@pytest.mark.parametrize('seed', range(40))
+@pytest.mark.parametrize('seed', first(15, 40))
 def test_rows_that_are_sent_or_received_are_never_written_to(seed):
     layout = random_net(seed)
     image = random_image(layout)

@@ -102,7 +102,32 @@ def test_a_record_of_too_many_figures_costs_only_itself(layout, reader, good):
     assert got.record == {'curves': f'more than {strangers.MOST_FIGURES} figures'}
 
 
+def test_its_memory_and_its_time_are_limited(reader, good):
+    reader.start()
+    limits = open(f'/proc/{reader.pid}/limits').read()
+    data, = [line for line in limits.splitlines() if line.startswith('Max data size')]
+    assert strangers.DATA_BYTES < int(data.split()[3]) < strangers.DATA_BYTES + (1 << 30)
+    reader.read(text(good), good.digest)
+    limits = open(f'/proc/{reader.pid}/limits').read()
+    cpu, = [line for line in limits.splitlines() if line.startswith('Max cpu time')]
+    assert strangers.CPU_S < int(cpu.split()[3]) < 3 * strangers.CPU_S + 60
+    assert os.getpriority(os.PRIO_PROCESS, reader.pid) >= strangers.NICE
+
+
+# To start one takes seconds, so that each test goes on with what the one before has left.
+
+def test_one_that_is_not_needed_any_more_ends(reader, good, monkeypatch):
+    reader.start()
+    reader.look()
+    assert reader.pid
+    monkeypatch.setattr(reader, 'keep_s', 0.0)
+    reader.look()
+    assert reader.pid is None
+    assert reader.read(text(good), good.digest).digest == good.digest
+
+
 def test_one_that_is_killed_is_said_and_the_next_one_works(reader, good):
+    reader.start()
     os.kill(reader.pid, signal.SIGSTOP)
     killed = reader.pid
 
@@ -116,52 +141,42 @@ def test_one_that_is_killed_is_said_and_the_next_one_works(reader, good):
     assert reader.pid != killed
 
 
-def test_one_that_takes_too_long_is_ended(reader, good, monkeypatch):
-    reader.start()
-    os.kill(reader.pid, signal.SIGSTOP)
-    monkeypatch.setattr(module, 'LONGEST_S', 0.3)
-    with pytest.raises(PlanError, match='too much to read: it takes more than 0.3 s'):
-        reader.read(text(good), good.digest)
-    assert reader.pid is None
+# Takes what every process is given at its start, says that it is ready, and then nothing more.
+HANGS = f"""
+import struct, sys, time
+length = struct.Struct({strangers.LENGTH.format!r})
+size, = length.unpack(sys.stdin.buffer.read(length.size))
+sys.stdin.buffer.read(size)
+sys.stdout.buffer.write(length.pack(0))
+sys.stdout.flush()
+time.sleep(1e6)
+"""
 
 
-def test_who_wants_no_more_of_it_is_let_go_at_once(reader):
-    reader.start()
-    os.kill(reader.pid, signal.SIGSTOP)
-
-    def stop():
-        raise Aborted('stopping')
-    reader._check = stop
-    with pytest.raises(Aborted):
-        reader.read(b'{}', bytes(32))
-    reader._check = lambda: None
-    assert reader.pid is None
-
-
-def test_its_memory_and_its_time_are_limited(layout, good):
+@pytest.fixture
+def hanging(layout, monkeypatch):
+    monkeypatch.setattr(module, '_START', HANGS)
     reader = Intake(layout)
     reader.start()
-    try:
-        limits = open(f'/proc/{reader.pid}/limits').read()
-        data, = [line for line in limits.splitlines() if line.startswith('Max data size')]
-        assert strangers.DATA_BYTES < int(data.split()[3]) < strangers.DATA_BYTES + (1 << 30)
-        reader.read(text(good), good.digest)
-        limits = open(f'/proc/{reader.pid}/limits').read()
-        cpu, = [line for line in limits.splitlines() if line.startswith('Max cpu time')]
-        assert strangers.CPU_S < int(cpu.split()[3]) < 3 * strangers.CPU_S + 60
-        assert os.getpriority(os.PRIO_PROCESS, reader.pid) >= strangers.NICE
-    finally:
-        reader.close()
-
-
-def test_one_that_is_not_needed_any_more_ends(layout, good):
-    reader = Intake(layout, keep_s=0.0)
-    reader.read(text(good), good.digest)
     assert reader.pid
-    reader.look()
-    assert reader.pid is None
-    assert reader.read(text(good), good.digest).digest == good.digest
+    yield reader
     reader.close()
+
+
+def test_one_that_takes_too_long_is_ended(hanging, good, monkeypatch):
+    monkeypatch.setattr(module, 'LONGEST_S', 0.3)
+    with pytest.raises(PlanError, match='too much to read: it takes more than 0.3 s'):
+        hanging.read(text(good), good.digest)
+    assert hanging.pid is None
+
+
+def test_who_wants_no_more_of_it_is_let_go_at_once(hanging):
+    def stop():
+        raise Aborted('stopping')
+    hanging._check = stop
+    with pytest.raises(Aborted):
+        hanging.read(b'{}', bytes(32))
+    assert hanging.pid is None
 
 
 def test_more_memory_than_it_may_have_is_a_refusal(layout, good):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row blocks: computing begins on the rows that are there, and small maps stay whole."""
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import chain, Net, random_net
 import pytest
@@ -128,14 +129,14 @@ def check_phases(layout, plan):
                         'nothing is computed before what it reads')
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@drawn(45, 250)
 @given(st.integers(0, 10 ** 6), st.integers(0, 10 ** 6))
 def test_phases_never_precede_those_of_rows_read(net_seed, plan_seed):
     layout = random_net(net_seed)
     check_phases(layout, random_plan(layout, plan_seed))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@drawn(25, 100)
 @given(st.integers(0, 10 ** 6), st.data())
 def test_phases_of_plans_that_stream_everything(net_seed, data):
     layout = random_net(net_seed)

@@ -3,6 +3,7 @@
 
 import json
 
+from draws import again_when_long, first, MANY
 from nets import chain, Net, random_net
 import pytest
 
@@ -234,6 +235,7 @@ def test_a_plan_is_an_object(data):
         Plan.from_json(data, LAYOUT)
 
 
+@again_when_long
 def test_random_plans_draw_all_that_a_plan_can_be():
     net = Net(40)
     x = net.x
@@ -242,7 +244,8 @@ def test_random_plans_draw_all_that_a_plan_can_be():
     layout = net.layout(x)
     both_ways = overlap = cuts = split = blocks = whole = 0
     counts = set()
-    for seed in range(200):
+    seeds = 200 if MANY else 40
+    for seed in range(seeds):
         plan = random_plan(layout, seed)
         robot, server = compile_plan(layout, plan)  # complete, or this would raise
         sent_up = {send.value for send in robot.sends}
@@ -255,8 +258,8 @@ def test_random_plans_draw_all_that_a_plan_can_be():
         whole += any(r in (0, 40) for r in plan.robot[1:])
         blocks += bool(plan.blocks)
         counts |= set(plan.blocks.values())
-    assert both_ways > 50 and overlap > 50 and cuts > 50 and split > 100 and whole > 50
-    assert blocks > 100 and counts == set(BLOCK_COUNTS)
+    assert min(both_ways, overlap, cuts, whole) > seeds / 4
+    assert min(split, blocks) > seeds / 2 and counts == set(BLOCK_COUNTS)
 
 
 def test_a_seed_draws_the_same_plan_again_and_another_one_another():
@@ -264,7 +267,7 @@ def test_a_seed_draws_the_same_plan_again_and_another_one_another():
     assert len({str(random_plan(LAYOUT, seed).to_json()) for seed in range(50)}) == 50
 
 
-@pytest.mark.parametrize('seed', range(100))
+@pytest.mark.parametrize('seed', first(30, 100))
 def test_random_plans_are_complete_on_any_graph(seed):
     layout = random_net(seed + 1000)
     for draw in range(5):

@@ -3,7 +3,8 @@
 
 from collections import Counter
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import chain, Net, random_net
 import pytest
@@ -221,7 +222,7 @@ def play(programs):
     assert waiting == [(), ()], f'robot and server wait for each other: {waiting}'
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@drawn(45, 250)
 @given(st.integers(0, 10 ** 6), st.integers(0, 10 ** 6))
 def test_any_random_plan_of_any_net(net_seed, plan_seed):
     layout = random_net(net_seed)
@@ -241,13 +242,13 @@ def drawn_plans(draw):
     return layout, Plan('drawn', tuple(robot), tuple(server), blocks)
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@drawn(45, 250)
 @given(drawn_plans())
-def test_any_shares_without_a_gap(drawn):
-    check_programs(*drawn)
+def test_any_shares_without_a_gap(made):
+    check_programs(*made)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@drawn(15, 60)
 @given(st.integers(0, 10 ** 6), st.data())
 def test_every_named_plan_of_any_net(seed, data):
     layout = random_net(seed)

@@ -4,6 +4,7 @@
 import json
 import math
 
+from draws import drawn
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import chain, random_net
@@ -213,6 +214,7 @@ def test_a_table_without_choices_chooses_nothing():
     assert [table().choose(rate) for rate in (0, 10, math.nan)] == [None] * 3
 
 
+@drawn(40, 100)
 @given(st.lists(st.floats(1e-6, 1e9), min_size=1, max_size=20, unique=True), st.floats(0, 2e9))
 def test_choosing_is_a_step_function_of_the_bandwidth(rates, rate):
     made = chosen([Choice(at, place % 3) for place, at in enumerate(sorted(rates))])

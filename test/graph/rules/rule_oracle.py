@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import settings
 import torch
 
 from hp_inference.graph.capture import as_image_model, capture, named_leaves
@@ -28,11 +27,6 @@ MAY_NEED_NOTHING = ('aten.cat.default', 'aten.pad.default', 'aten.constant_pad_n
                     'aten.type_as.default')
 # Of max|whole|, where a sum may be taken in another order.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-
-
-def drawn(examples: int):
-    """Return the settings of the property tests: the same draws at every run, no time limit."""
-    return settings(max_examples=examples, deadline=None, derandomize=True)
 
 
 def random(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:

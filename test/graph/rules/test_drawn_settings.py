@@ -3,10 +3,11 @@
 
 from math import prod
 
+from draws import drawn
 from hypothesis import assume, given
 from hypothesis import strategies as st
 import pytest
-from rule_oracle import applied, check_blocks, check_tight, drawn, Given, random
+from rule_oracle import applied, check_blocks, check_tight, Given, random
 import torch
 
 ROWS = st.integers(1, 12)
@@ -29,7 +30,7 @@ def pairs(numbers):
     return st.lists(numbers, min_size=2, max_size=2)
 
 
-@drawn(100)
+@drawn(30, 100)
 @given(st.data(), pairs(st.integers(1, 4)), pairs(st.integers(1, 4)), pairs(st.integers(0, 5)),
        pairs(SMALL), st.sampled_from([1, 2]), st.sampled_from([2, 3, None]),
        st.lists(ROWS, min_size=2, max_size=2), st.booleans())
@@ -44,7 +45,7 @@ def test_convolution(data, kernel, stride, padding, dilation, groups, axis, size
     check_drawn(case, data, slack=max(dilation) - 1 + hidden * max(stride))
 
 
-@drawn(100)
+@drawn(30, 100)
 @given(st.data(), pairs(st.integers(1, 4)), pairs(SMALL), pairs(st.integers(0, 2)), pairs(SMALL),
        st.sampled_from([1, 4]), st.sampled_from([2, 3, None]),
        st.lists(ROWS, min_size=2, max_size=2), st.booleans())
@@ -63,7 +64,7 @@ def test_convolution_in_single_precision(data, kernel, stride, padding, dilation
     check_drawn(case, data, tight=False)
 
 
-@drawn(60)
+@drawn(20, 60)
 @given(st.data(), pairs(st.integers(1, 4)), pairs(SMALL), st.sampled_from(['same', 'valid']),
        st.sampled_from([2, 3]), st.lists(ROWS, min_size=2, max_size=2))
 def test_convolution_with_padding_by_name(data, kernel, dilation, padding, axis, size):
@@ -73,7 +74,7 @@ def test_convolution_with_padding_by_name(data, kernel, dilation, padding, axis,
     check_drawn(case, data, slack=max(dilation) - 1)
 
 
-@drawn(60)
+@drawn(20, 60)
 @given(st.data(), st.sampled_from([1, 3]), st.integers(1, 4), SMALL, st.integers(0, 3), SMALL,
        st.booleans())
 def test_convolution_in_one_and_three_dimensions(data, places, kernel, stride, padding, dilation,
@@ -94,7 +95,7 @@ def test_convolution_in_one_and_three_dimensions(data, places, kernel, stride, p
     check_drawn(case, data, slack=dilation)
 
 
-@drawn(100)
+@drawn(30, 100)
 @given(st.data(), pairs(st.integers(1, 4)), pairs(st.integers(1, 5)), pairs(st.integers(0, 4)),
        pairs(SMALL), pairs(st.integers(0, 4)), st.sampled_from([1, 2]),
        st.sampled_from([2, 3, None]), st.lists(st.integers(1, 7), min_size=2, max_size=2))
@@ -116,7 +117,7 @@ def pool_settings(data):
     return data.draw(st.lists(ROWS, min_size=2, max_size=2)), kernel, stride, padding
 
 
-@drawn(100)
+@drawn(30, 100)
 @given(st.data(), pairs(SMALL), st.booleans(), st.sampled_from([1, 2, 3, None]))
 def test_max_pool(data, dilation, ceil, axis):
     size, kernel, stride, padding = pool_settings(data)
@@ -127,7 +128,7 @@ def test_max_pool(data, dilation, ceil, axis):
     check_drawn(case, data, slack=max(dilation) - 1)
 
 
-@drawn(100)
+@drawn(30, 100)
 @given(st.data(), st.booleans(), st.booleans(), st.sampled_from([None, None, 1, 5, -3]),
        st.sampled_from([1, 2, 3, None]))
 def test_average_pool(data, ceil, include_pad, divisor, axis):
@@ -139,7 +140,7 @@ def test_average_pool(data, ceil, include_pad, divisor, axis):
     check_drawn(case, data)
 
 
-@drawn(60)
+@drawn(20, 60)
 @given(st.data(), ROWS, st.integers(2, 15), st.sampled_from(['avg', 'max']),
        st.sampled_from([1, 2, 3]))
 def test_adaptive_pool(data, rows, out_rows, kind, axis):
@@ -152,7 +153,7 @@ def test_adaptive_pool(data, rows, out_rows, kind, axis):
 @pytest.mark.parametrize('name', ['upsample_nearest2d', '_upsample_nearest_exact2d',
                                   'upsample_bilinear2d', 'upsample_bicubic2d',
                                   '_upsample_bilinear2d_aa', '_upsample_bicubic2d_aa'])
-@drawn(40)
+@drawn(10, 40)
 @given(data=st.data(), size=st.lists(st.integers(2, 9), min_size=2, max_size=2),
        corners=st.booleans(), by_factor=st.booleans(), axis=st.sampled_from([2, 2, None]))
 def test_upsample(name, data, size, corners, by_factor, axis):
@@ -169,7 +170,7 @@ def test_upsample(name, data, size, corners, by_factor, axis):
 
 
 @pytest.mark.parametrize('mode', ['constant', 'reflect', 'replicate', 'circular'])
-@drawn(60)
+@drawn(20, 60)
 @given(data=st.data(), size=st.lists(ROWS, min_size=2, max_size=2), axis=st.integers(0, 3))
 def test_pad(mode, data, size, axis):
     widths = []
@@ -194,7 +195,7 @@ def grouped(data, factors: list[int]) -> list[int]:
     return shape
 
 
-@drawn(120)
+@drawn(40, 120)
 @given(st.data(), st.permutations([2, 3, 2, 5]))
 def test_view(data, factors):
     source, target = grouped(data, factors), grouped(data, factors)
@@ -209,7 +210,7 @@ def test_view(data, factors):
         check_drawn(case, data)
 
 
-@drawn(60)
+@drawn(20, 60)
 @given(st.data(), st.integers(0, 2), st.integers(0, 2),
        st.lists(st.tuples(st.integers(1, 5), st.sampled_from(['rows', 'whole', 'constant'])),
                 min_size=1, max_size=4))
@@ -225,7 +226,7 @@ def test_cat(data, axis, dim, parts):
     check_drawn(applied('cat.default', tensors, dim), data, tight=axis == dim)
 
 
-@drawn(60)
+@drawn(20, 60)
 @given(st.data(), ROWS, st.integers(-14, 14), st.integers(-14, 14), st.integers(1, 4),
        st.integers(0, 2))
 def test_slice(data, rows, start, end, step, dim):
@@ -237,7 +238,7 @@ def test_slice(data, rows, start, end, step, dim):
     check_drawn(case, data)
 
 
-@drawn(100)
+@drawn(30, 100)
 @given(st.data(), SMALL, SMALL, SMALL, SMALL, st.lists(SMALL, max_size=2),
        st.lists(st.booleans(), min_size=4, max_size=4))
 def test_matmul(data, rows, summed, columns, other, batch, broadcast):

@@ -27,7 +27,9 @@ def drawn_argument(name: str, argument, seed: int, dtype: torch.dtype):
     return Given(tensor > 0 if truth else tensor)
 
 
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['double', 'single'])
+@pytest.mark.parametrize('dtype', [
+    pytest.param(torch.float64, id='double'),
+    pytest.param(torch.float32, id='single', marks=pytest.mark.long)])
 @pytest.mark.parametrize('name', NAMES)
 def test_row_i_needs_row_i_of_each_input(name, dtype):
     arguments = [a for a in overload(f'aten.{name}')._schema.arguments

@@ -119,12 +119,13 @@ ALL = {'moves': MOVES, 'joins': JOINS}
 
 @pytest.fixture(scope='module')
 def nets():
-    return {kind: tiny_nets(entries) for kind, entries in ALL.items()}
+    return tiny_nets({f'{kind}, {name}': entry for kind, entries in ALL.items()
+                      for name, entry in entries.items()})
 
 
 @pytest.mark.parametrize('kind, name', [(kind, name) for kind in ALL for name in ALL[kind]])
 def test_rows(nets, kind, name):
-    case = nets[kind].output(name)
+    case = nets.output(f'{kind}, {name}')
     assert case.rule.axis == ALL[kind][name][1]
     expect(case, *ALL[kind][name][2:])
 

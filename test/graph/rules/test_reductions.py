@@ -2,7 +2,7 @@
 """Reductions: by rows where they leave the rows alone, over rows in two steps; images of 8 rows."""
 
 import pytest
-from rule_oracle import captured, check, expect, tiny_nets
+from rule_oracle import captured, check, check_blocks, expect, tiny_nets
 import torch
 import torch.nn.functional as F
 
@@ -86,19 +86,25 @@ SEPARABLE = {
 }
 
 
+@pytest.fixture(scope='module')
+def separable():
+    return tiny_nets({f'{name} {"kept" if keep else "dropped"}': (
+        lambda x, reduce=reduce, keep=keep: reduce(x, (2, 3), keep),)
+        for name, reduce in SEPARABLE.items() for keep in (True, False)})
+
+
 @pytest.mark.parametrize('name', SEPARABLE)
-def test_a_reduction_over_rows_and_columns_is_taken_in_two_steps(name):
+def test_a_reduction_over_rows_and_columns_is_taken_in_two_steps(separable, name):
     # First the columns of each row, [1, 3, 8, 1]; then the 8 rows of one number per channel.
-    net = tiny_nets({'kept': (lambda x: SEPARABLE[name](x, (2, 3), True),),
-                     'dropped': (lambda x: SEPARABLE[name](x, (2, 3), False),)})
+    net = separable
     for number in range(2):
         first, second = net.case(name, 2 * number), net.case(name, 2 * number + 1)
         assert first.whole.shape == (1, 3, 8, 1)
         expect(first, {(2, 5): [(2, 5)]})
         expect(second, {(0, 1): [(0, 8)]}, GLOBAL)
-    assert net.output('kept').whole.shape == (1, 3, 1, 1)
-    assert net.output('dropped').whole.shape == (1, 3)
-    check(net)
+    assert net.output(f'{name} kept').whole.shape == (1, 3, 1, 1)
+    assert net.output(f'{name} dropped').whole.shape == (1, 3)
+    check_blocks(net.output(f'{name} dropped'))
 
 
 def test_channels_rows_and_columns_at_once():
@@ -115,17 +121,20 @@ def test_a_sum_of_truths_in_two_steps_counts():
     check(net)
 
 
-@pytest.mark.parametrize('keep', [True, False], ids=['kept', 'dropped'])
-def test_a_mean_of_tokens_is_taken_in_groups_where_their_number_divides(keep):
+def test_a_mean_of_tokens_is_taken_in_groups_where_their_number_divides():
     # 48 tokens, [1, 48, 3], make 6 groups of 8: group 2 is tokens 16 to 24, of which the reshape
     # takes its rows and the mean within it the group.
-    net = captured(lambda x: x.flatten(2).transpose(1, 2).mean(1, keepdim=keep))
+    net = tiny_nets({f'keep {keep}': (
+        lambda x, keep=keep: x.flatten(2).transpose(1, 2).mean(1, keepdim=keep),)
+        for keep in (True, False)})
     assert net.ops() == ['reshape.default', 'transpose.int', 'reshape.default', 'mean.dim',
-                         'mean.dim']
-    expect(net.case('reshape', 1), {(2, 3): [(16, 24)], (2, 5): [(16, 40)]})
-    assert net.case('mean').whole.shape == (1, 6, 3)
-    expect(net.case('mean'), {(2, 3): [(2, 3)]})
-    expect(net.case('mean', 1), {(0, 1): [(0, 6)]}, GLOBAL)
+                         'mean.dim'] * 2
+    for number in range(2):
+        expect(net.case('reshape', 2 * number + 1), {(2, 3): [(16, 24)], (2, 5): [(16, 40)]})
+        within = expect(net.case('mean', 2 * number), {(2, 3): [(2, 3)]})
+        assert within.whole.shape == (1, 6, 3)
+        expect(net.case('mean', 2 * number + 1), {(0, 1): [(0, 6)]}, GLOBAL)
+    assert [net.output(f'keep {keep}').whole.dim() for keep in (True, False)] == [3, 2]
 
 
 def test_a_mean_of_tokens_whose_number_is_prime_is_whole():

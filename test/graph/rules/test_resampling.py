@@ -136,12 +136,13 @@ ALL = {'upsampled': UPSAMPLED, 'picked': PICKED, 'padded': PADDED}
 
 @pytest.fixture(scope='module')
 def nets():
-    return {kind: tiny_nets(entries) for kind, entries in ALL.items()}
+    return tiny_nets({f'{kind}, {name}': entry for kind, entries in ALL.items()
+                      for name, entry in entries.items()})
 
 
 @pytest.mark.parametrize('kind, name', [(kind, name) for kind in ALL for name in ALL[kind]])
 def test_rows(nets, kind, name):
-    expect(nets[kind].output(name), *ALL[kind][name][1:])
+    expect(nets.output(f'{kind}, {name}'), *ALL[kind][name][1:])
 
 
 @pytest.mark.parametrize('target', ['reflection_pad', 'replication_pad'])

@@ -21,8 +21,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]
 SEED = int(os.environ.get('HP_ATTACK_SEED', '7'))
 SHORT_S, LONG_S = 20.0, float(os.environ.get('HP_ATTACK_SECONDS', '30'))
 #: What is tried each time; the long run has every kind.
-SHORT = ('random', 'forged', 'tables', 'texts', 'earlier', 'status', 'chunks', 'images',
-         'parameters')
+SHORT = ('random', 'tables', 'texts', 'earlier', 'status', 'chunks')
 #: Of the honest robot's answers; the machine is shared, and an attack is noticed as load.
 STARVED = 0.1
 #: Bytes in the logs, and as many more as 1 kB for each message of the attacker.

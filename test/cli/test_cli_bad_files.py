@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from cli_runner import CHATTER, NETWORKS, runner
+from draws import again_when_long, MANY
 import pytest
 import synthetic
 
@@ -137,10 +138,11 @@ def is_whole_or_one_line(result):
         is_one_line(result)
 
 
+@again_when_long
 def test_any_number_or_text_in_a_table_is_taken_or_refused(hp, folder):
     draw, table = random.Random(0), synthetic.table()
     places = list(leaves(table))
-    for _ in range(80):
+    for _ in range(80 if MANY else 40):
         path, value = draw.choice(places), draw.choice(STRANGE)
         (folder / 'table.json').write_text(json.dumps(changed(table, path, value)))
         is_whole_or_one_line(hp('simulate table.json --trace trace.csv'))
@@ -161,10 +163,11 @@ TIMES = ('0', '1', '2', '3', '-1e308', '1e308', '5e-324', '1e-323', '1e15', '-1e
 RATES = ('0', '5e-324', '1e-320', '2e-12', '1e6', '1e-300', '8', '100', '1e308', '-0', 'nan')
 
 
+@again_when_long
 def test_any_times_and_rates_in_a_trace_are_taken_or_refused(hp, folder):
     draw = random.Random(0)
     taken = 0
-    for number in range(150):
+    for number in range(150 if MANY else 70):
         times = draw.choices(TIMES, k=draw.choice((2, 3, 4)))
         if number % 2:  # so that they ascend
             times = sorted({time for time in times if time not in ('true', '', '0x10', 'nan')},

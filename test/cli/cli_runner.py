@@ -3,23 +3,43 @@
 
 import json
 from pathlib import Path
+import sys
 
 import numpy as np
 from PIL import Image
 
 from hp_inference.cli import main
+from hp_inference.graph.capture import capture
 
 NETWORKS = Path(__file__).parent / 'cli_networks.py'
 # What the networks print, as a user's code may.
 CHATTER = ('a model file may print', 'so may its factory', 'so may its forward')
 
 
+_captured: dict = {}
+
+
+def captured_once(model, shape, name, fold=True):
+    """Return the graph of one of the networks, captured the first time that it is asked for."""
+    if not name.startswith('tiny.py:'):
+        return capture(model, shape, name, fold)
+    key = (name, tuple(shape), fold, model.plain, *(
+        (place, tensor.dtype, tensor.numpy().tobytes())
+        for place, tensor in model.state_dict().items()))
+    if key not in _captured:
+        _captured[key] = capture(model, shape, name, fold)
+    return _captured[key]
+
+
 def runner(capsys, monkeypatch, folder):
     """
     Return how to run hp in a folder with a picture and the networks as ``tiny.py``.
 
-    What it returns takes a command line and gives exit status, standard output and error.
+    What it returns takes a command line and gives exit status, standard output and error. A network
+    is captured once, which would else take longer than all that a command does with it.
     """
+    monkeypatch.setattr('hp_inference.graph.load.capture', captured_once)
+    monkeypatch.setattr(sys, 'dont_write_bytecode', True)  # into the folder
     monkeypatch.chdir(folder)
     (folder / 'tiny.py').symlink_to(NETWORKS)
     draw = np.random.default_rng(3)

@@ -81,6 +81,7 @@ def test_check_finds_that_random_plans_agree(hp, dtype, tolerance):
     assert data['worst_plan'] in [f'random:{seed}' for seed in range(7, 12)]
 
 
+@pytest.mark.long
 def test_check_of_resnet18_agrees_in_float64(hp):
     data = data_of(hp('check torchvision:resnet18 --input 1,3,67,91 --plans 4 --dtype float64 '
                       '--json'))
