@@ -12,7 +12,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-from lab import Lab, missing
+from lab import CONGESTION, CONGESTION_FILE, Lab, missing
 import pytest
 from quota import cpu_groups, GROUP_PREFIX
 from simulated_time import SimulatedTime
@@ -143,6 +143,12 @@ def test_that_fraction_of_the_packets_is_lost(lab, fraction):
 def test_tcp_outlives_a_packet_loss_of_3_percent(lab):
     lab.loss(0.03)
     assert lab.iperf(2) > 0.6 * 50
+
+
+def test_either_host_has_the_tcp_of_the_lab_whatever_this_machine_has(lab):
+    for side in (lab.robot, lab.server):
+        assert side.run(['cat', CONGESTION_FILE], capture_output=True, text=True,
+                        check=True).stdout.strip() == CONGESTION
 
 
 def test_nothing_passes_in_a_blackout_and_all_after_it(lab):
