@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The row rules as arrays say what the operator table says, of every interval of every value."""
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import chain, Net, random_net
 import numpy as np
@@ -39,7 +40,7 @@ def test_the_arrays_hold_the_rules_of_all_intervals(name):
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=15, deadline=None)
+@drawn(6, 15, anew=True)
 def test_the_arrays_hold_the_rules_of_random_nets(seed):
     check_all_intervals(random_net(seed))
 

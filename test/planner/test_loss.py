@@ -3,7 +3,7 @@
 
 from itertools import product
 
-from draws import first
+from draws import again_when_long, first, MANY
 from nets import Net
 import numpy as np
 import pytest
@@ -53,6 +53,7 @@ def exhaustive(loss, rates, levels=5):
     return best
 
 
+@again_when_long
 @pytest.mark.parametrize('name', SMALL)
 @pytest.mark.parametrize('seed', first(1, 2))
 def test_the_plan_is_within_one_percent_of_the_exhaustive_optimum(name, seed):
@@ -60,7 +61,8 @@ def test_the_plan_is_within_one_percent_of_the_exhaustive_optimum(name, seed):
     loss = Loss(Timeline(drawn_setting(layout, seed)), Objective())
     plans = loss.solve(RATES)
     costs = loss.objective.cost(loss.timeline.figures(Population.of(plans), RATES)).diagonal()
-    assert (costs <= exhaustive(loss, RATES) * 1.01).all()
+    tried = slice(None, None, 1 if MANY else 2)
+    assert (costs[tried] <= exhaustive(loss, RATES[tried]) * 1.01).all()
 
 
 @pytest.mark.parametrize('name, objective', [

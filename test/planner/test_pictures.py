@@ -53,28 +53,40 @@ def test_a_table_of_one_bandwidth_can_be_drawn(tmp_path):
     assert len(written(tmp_path / 'one', grid=(20.0,))) == 6
 
 
-def changed(one, other, name):
-    """Return whether two sets of pictures differ in one, and that they do nowhere else."""
+def changed(one, other, names):
+    """Return whether two sets of pictures differ in some, and that they do nowhere else."""
     differ = [key for key in one if one[key].shape != other[key].shape
               or (one[key] != other[key]).any()]
-    return differ == [name]
+    return differ == sorted(names, key=list(one).index)
 
 
-def test_the_lower_bound_is_to_be_seen_in_the_picture_of_the_latency(usual, tmp_path):
-    data = synthetic.record()['choices']
-    lower = [{**point, 'bound_s': point['bound_s'] / 2} for point in data]
-    assert changed(usual, written(tmp_path / 'a', choices=lower), 'latency.png')
-
-
-@pytest.mark.parametrize('key, to', [('throughput', 30), ('robot_peak_bytes', 1e5)])
-def test_throughput_and_memory_of_a_front_are_to_be_seen(usual, tmp_path, key, to):
+def front(key, to):
+    """Return a front with one figure of one point changed."""
     pareto = synthetic.record()['pareto']
     pareto['points'][1][key] = to
-    assert changed(usual, written(tmp_path / 'a', pareto=pareto), 'pareto.png')
+    return {'pareto': pareto}
 
 
-def test_the_heat_map_shows_the_depth_and_who_computes(usual, tmp_path):
-    assert changed(usual, written(tmp_path / 'a', depth=[0, 3, 11]), 'shares.png')
+# What is changed in the record, and which alone of the pictures shows it.
+CHANGES = {
+    'lower bound': ({'choices': [{**point, 'bound_s': point['bound_s'] / 2}
+                                 for point in synthetic.record()['choices']]}, 'latency.png'),
+    'depth': ({'depth': [0, 3, 11]}, 'shares.png'),
+    'throughput': (front('throughput', 30), 'pareto.png'),
+    'memory': (front('robot_peak_bytes', 1e5), 'pareto.png'),
+}
+
+
+@pytest.mark.parametrize('names', [
+    pytest.param(['lower bound', 'depth', 'throughput'], id='several'), ['memory'],
+    *(pytest.param([name], marks=pytest.mark.long) for name in CHANGES if name != 'memory')],
+    ids=' and '.join)
+def test_what_is_in_the_record_is_to_be_seen_in_one_picture(usual, tmp_path, names):
+    told = {key: item for name in names for key, item in CHANGES[name][0].items()}
+    assert changed(usual, written(tmp_path / 'a', **told), [CHANGES[name][1] for name in names])
+
+
+def test_the_heat_map_shows_who_computes(usual):
     # Blue where the robot computes (below), orange where the server does (above).
     picture = usual['shares.png']
     middle = picture.shape[1] // 2
@@ -100,7 +112,7 @@ def test_lanes_are_drawn_where_something_travels_unless_told_otherwise(usual, tm
     assert rates(lane_points(points[:3])) == [0.5, 1, 2]
     assert rates(lane_points(points[:5])) == [10]
     one = written(tmp_path / 'a', (0.5,))
-    assert changed(usual, one, 'timeline.png')
+    assert changed(usual, one, ['timeline.png'])
     assert one['timeline.png'].shape[0] < usual['timeline.png'].shape[0]
 
 

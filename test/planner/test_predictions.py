@@ -3,7 +3,8 @@
 
 from dataclasses import astuple
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_figures_of_no_rates_and_of_many(timeline):
 
 
 @given(st.sampled_from(sorted(NETS)), st.integers(0, 10_000))
-@settings(max_examples=50, deadline=None)
+@drawn(20, 50, anew=True)
 def test_plans_come_back_from_arrays_as_they_were(name, seed):
     layout = tiny(name)
     plan = drawn_plan(layout, seed)
@@ -100,7 +101,7 @@ def test_jpeg_is_never_the_codec_of_the_rest():
 
 @given(st.sampled_from(sorted(NETS)), st.integers(0, 10_000),
        st.sampled_from(('half', 'full')), st.sampled_from((0.3, 10.0, 900.0)))
-@settings(max_examples=30, deadline=None)
+@drawn(12, 30, anew=True)
 def test_lanes_are_in_order_and_make_up_the_busy_times(name, seed, duplex, rate):
     layout = tiny(name, 32)
     judge, plan = Timeline(drawn_setting(layout, seed, duplex)), drawn_plan(layout, seed)

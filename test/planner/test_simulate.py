@@ -8,7 +8,8 @@ The image has 120 kB and travels in 1 s at 0.96 Mbit/s, other values (float32) i
 from dataclasses import asdict, replace
 import math
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import Net, random_net
 import numpy as np
@@ -177,7 +178,7 @@ def test_what_is_no_complete_plan_costs_infinitely_much():
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
+@drawn(15, 40, anew=True)
 def test_peaks_are_those_of_the_programs_but_for_memory_written_over(net, seed):
     layout = random_net(net, dtype=torch.float32)
     plan = random_plan(layout, seed)
@@ -205,7 +206,7 @@ RATES = np.geomspace(0.05, 1000, 40)
 
 
 @given(st.sampled_from(sorted(NETS)), st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
+@drawn(10, 25, anew=True)
 def test_figures_keep_to_what_no_plan_can_beat(name, seed):
     layout = tiny(name, 32)
     plans = Population.of([random_plan(layout, seed + i) for i in range(8)])

@@ -3,6 +3,7 @@
 
 from random import Random
 
+from draws import again_when_long, MANY
 import numpy as np
 import pytest
 from settings import NETS, tiny
@@ -18,16 +19,18 @@ def plans_of(layout, genomes):
     return [made.plan(i, f'p{i}') for i in range(len(genomes))]
 
 
+@again_when_long
 @pytest.mark.parametrize('name', sorted(NETS))
 def test_whatever_a_walk_comes_to_is_a_complete_plan(name):
     layout, draw = tiny(name, 32), Random(name)
     space = Space(lattice(layout))
     coarse = list(space.coarse())
     walk = [draw.choice(coarse)]
-    for _ in range(60):
+    for _ in range(60 if MANY else 25):
         walk.append(space.mutant(walk[-1], draw.choice(coarse), draw))
     around = list(space.neighbours(walk[-1]))
-    for plan in plans_of(layout, [*walk, *draw.sample(around, min(30, len(around)))]):
+    some = draw.sample(around, min(30 if MANY else 12, len(around)))
+    for plan in plans_of(layout, [*walk, *some]):
         compile_plan(layout, plan)
 
 

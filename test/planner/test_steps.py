@@ -3,7 +3,8 @@
 
 import random
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import chain, Net, random_net
 import numpy as np
@@ -95,7 +96,7 @@ def test_steps_are_those_of_the_programs(name):
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000), st.booleans())
-@settings(max_examples=60, deadline=None)
+@drawn(25, 60, anew=True)
 def test_steps_are_those_of_the_programs_of_random_nets(net, seed, blocks):
     layout = random_net(net)
     plan = make_plan(f'random:{seed}', layout)
@@ -115,7 +116,7 @@ def test_steps_are_those_of_the_programs_of_real_networks(layout):
 
 
 @given(st.sampled_from(sorted(NETS)), st.data())
-@settings(max_examples=60, deadline=None)
+@drawn(25, 60, anew=True)
 def test_a_plan_is_considered_exactly_when_it_is_complete(name, data):
     layout = tiny(name, 8)
     whole = layout.rows[0]

@@ -4,7 +4,8 @@
 import math
 import time
 
-from hypothesis import given, settings
+from draws import drawn
+from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
@@ -117,7 +118,7 @@ def test_the_95th_percentile_is_over_inferences():
 RATES = st.lists(st.sampled_from([0, 0.3, 1, 9, 10, 37, 500]), min_size=2, max_size=30)
 
 
-@settings(max_examples=200)
+@drawn(70, 200, anew=True)
 @given(RATES, st.floats(0.01, 7))
 def test_time_and_inferences_agree(rates, step):
     outcome = run(*rates, step=step)

@@ -2,18 +2,41 @@
 """Batch norm goes by rows alone, and into the convolution before it where that is its only use."""
 
 import pytest
-from rule_oracle import captured, Chain, check, expect, tiny_nets
+from rule_oracle import Chain, check, check_blocks, expect, tiny_nets
 import torch
 from torch import nn
 
 from hp_inference.graph.table import GLOBAL
 
+CONVOLUTION = nn.Conv2d(3, 3, 1)
+OTHERS = {
+    'alone': (Chain(nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3, affine=False)),),
+    'two norms': (Chain(CONVOLUTION, nn.BatchNorm2d(3), CONVOLUTION, nn.BatchNorm2d(3)),),
+    'transposed': (Chain(nn.ConvTranspose2d(3, 4, 2, 2), nn.BatchNorm2d(4)),),
+    'over an activation': (Chain(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),),
+    'rows that are channels': (Chain(lambda x: x.transpose(1, 2), nn.BatchNorm2d(8)),),
+}
 
-def test_alone_it_goes_by_rows():
-    net = captured(nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3, affine=False))
-    assert net.ops() == ['batch_norm.default', 'relu.default', 'batch_norm.default']
-    expect(net.case('batch_norm'), {(2, 5): [(2, 5)]})
-    expect(net.case('batch_norm', 1), {(2, 5): [(2, 5)]})
+
+@pytest.fixture(scope='module')
+def others():
+    return tiny_nets(OTHERS)
+
+
+def targets(net, name):
+    """Return the operators that lead to an output, and the cases of them."""
+    cases, value = [], net.graph.outputs[name]
+    while value > 3:  # the last of the normalisation
+        cases.append(net.cases[value - 1])
+        value, = cases[-1].view.op.refs
+    return [case.view.op.target.split('.')[1] for case in cases[::-1]], cases[::-1]
+
+
+def test_alone_it_goes_by_rows(others):
+    names, cases = targets(others, 'alone')
+    assert names == ['batch_norm', 'relu', 'batch_norm']
+    expect(cases[0], {(2, 5): [(2, 5)]})
+    expect(cases[2], {(2, 5): [(2, 5)]})
 
 
 FOLDABLE = {
@@ -56,20 +79,19 @@ def test_it_is_not_folded_where_the_convolution_has_another_use():
     check(net)
 
 
-def test_one_convolution_with_two_norms_is_folded_into_each_of_its_uses():
-    convolution, first, second = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-    net = captured(convolution, first, convolution, second)
-    assert net.ops() == ['conv2d.default'] * 2
-    assert len({case.view.op.args[1] for case in net.cases[3:]}) == 2
+def test_one_convolution_with_two_norms_is_folded_into_each_of_its_uses(others):
+    names, cases = targets(others, 'two norms')
+    assert names == ['conv2d'] * 2
+    assert len({case.view.op.args[1] for case in cases}) == 2
 
 
-def test_it_is_not_folded_into_a_transposed_convolution_or_over_an_activation():
-    net = captured(nn.ConvTranspose2d(3, 4, 2, 2), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1),
-                   nn.ReLU(), nn.BatchNorm2d(4))
-    assert net.ops().count('batch_norm.default') == 2
-    check(net)
+def test_it_is_not_folded_into_a_transposed_convolution_or_over_an_activation(others):
+    for name in ('transposed', 'over an activation'):
+        names, cases = targets(others, name)
+        assert names[-1] == 'batch_norm'
+        for case in cases:
+            check_blocks(case)
 
 
-def test_rows_that_are_channels_are_not_scaled_by_rows():
-    net = captured(lambda x: x.transpose(1, 2), nn.BatchNorm2d(8))
-    expect(net.case('batch_norm'), {(0, 1): [(0, 8)]}, GLOBAL)
+def test_rows_that_are_channels_are_not_scaled_by_rows(others):
+    expect(others.output('rows that are channels'), {(0, 1): [(0, 8)]}, GLOBAL)

@@ -87,24 +87,17 @@ TRANSPOSED = {
 }
 
 
-@pytest.fixture(scope='module')
-def convolutions():
-    return tiny_nets(CONVOLUTIONS)
+ALL = {**CONVOLUTIONS, **{f'transposed, {name}': entry for name, entry in TRANSPOSED.items()}}
 
 
 @pytest.fixture(scope='module')
-def transposed():
-    return tiny_nets(TRANSPOSED)
+def nets():
+    return tiny_nets(ALL)
 
 
-@pytest.mark.parametrize('name', CONVOLUTIONS)
-def test_convolution(convolutions, name):
-    expect(convolutions.output(name), *CONVOLUTIONS[name][1:])
-
-
-@pytest.mark.parametrize('name', TRANSPOSED)
-def test_transposed_convolution(transposed, name):
-    expect(transposed.output(name), *TRANSPOSED[name][1:])
+@pytest.mark.parametrize('name', ALL)
+def test_convolution(nets, name):
+    expect(nets.output(name), *ALL[name][1:])
 
 
 def test_a_decoder_after_a_whole_value_has_rows_again():
@@ -122,8 +115,9 @@ def test_a_convolution_of_a_whole_value_has_rows_again():
     expect(net.case('conv2d'), {(1, 2): [(0, 1)]}, PARTIAL)
 
 
-@pytest.mark.parametrize('channels', [1, 64])
-def test_a_slice_at_the_border_is_right_whether_the_operator_pads_it_or_a_copy(channels):
+def test_a_slice_at_the_border_is_right_whether_the_operator_pads_it_or_a_copy():
     # Copying is dear beside the extra rows that one channel costs, cheap beside those of 64.
-    net = captured(nn.Conv2d(3, channels, 3, padding=1), shape=(1, 3, 8, 40))
-    expect(net.case('conv2d'), {(0, 2): [(0, 3)]})
+    net = tiny_nets({f'{channels}': (nn.Conv2d(3, channels, 3, padding=1),)
+                     for channels in (1, 64)}, shape=(1, 3, 8, 40))
+    for channels in (1, 64):
+        expect(net.output(f'{channels}'), {(0, 2): [(0, 3)]})

@@ -110,10 +110,9 @@ def test_broadcasting(broadcasts, name):
     expect(broadcasts.output(name), *BROADCASTS[name][1:])
 
 
-def test_the_normalisation_itself_goes_by_rows():
-    net = captured(lambda x: x + 1)
-    assert net.ops(0)[:3] == ['_to_copy.default', 'mul.Tensor', 'add.Tensor']
-    for case in net.cases:
+def test_the_normalisation_itself_goes_by_rows(broadcasts):
+    assert broadcasts.ops(0)[:3] == ['_to_copy.default', 'mul.Tensor', 'add.Tensor']
+    for case in broadcasts.cases[:3]:
         expect(case, {(2, 5): [(2, 5)]})
 
 

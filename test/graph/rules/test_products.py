@@ -125,8 +125,8 @@ def test_keys_shared_by_all_batches_or_heads_are_not_cut_with_the_query():
 @pytest.mark.parametrize('weights', [True, False], ids=['weights', 'no weights'])
 def test_multi_head_attention_asks_for_its_query_rows_and_all_keys(weights):
     module = nn.MultiheadAttention(6, 2, batch_first=True)
-    net = captured(lambda x: x.permute(0, 2, 3, 1).flatten(1, 2),  # tokens [1, 48, 3]
-                   nn.Linear(3, 6), Attended(module, weights))
+    net = captured(lambda x: x.permute(0, 2, 3, 1).flatten(1, 2),  # tokens [1, 20, 3]
+                   nn.Linear(3, 6), Attended(module, weights), shape=(1, 3, 5, 4))
     assert not net.layout.unsupported
     product = net.case('bmm' if weights else 'scaled_dot')
     assert product.kind == PARTIAL
