@@ -30,8 +30,8 @@ BURST_S = 0.001         # what it may send at once after a pause, as a time at i
 LEAST_BURST_BYTES = 4000  # ... and at least: a few packets
 PACKET_BYTES = 1500
 # How TCP finds its rate on either host, whatever this machine has chosen for itself. It shows: BBR
-# takes a burst of losses for a limit of the link and keeps to it for 48 round trips. Robots mostly
-# have Cubic, which a kernel need not allow in a namespace; on a link as short as this it is Reno.
+# takes a burst of losses for a limit of the link and keeps to it for a while. Robots mostly have
+# Cubic, which a kernel need not allow in a namespace; Reno is there everywhere.
 CONGESTION, CONGESTION_FILE = 'reno', '/proc/sys/net/ipv4/tcp_congestion_control'
 
 _PACKAGES = {'ip': 'iproute2', 'tc': 'iproute2', 'nft': 'nftables', 'iperf3': 'iperf3',
