@@ -29,7 +29,7 @@ from hp_inference.nodes.sealing import Sealing
 from hp_inference.nodes.server_port import ServerPort
 from hp_inference.nodes.worker import Worker
 from hp_inference.runtime.energy import FrameEnergy
-from hp_inference.runtime.intake import Intake
+from hp_inference.runtime.intake import Intake, prepare
 from hp_inference.runtime.meters import find_meter
 from hp_inference.runtime.pixels import fit
 from hp_inference.runtime.robot import FrameResult, RobotEngine
@@ -300,6 +300,7 @@ class RobotNode(ModelNode):
 
 def main(args: list[str] | None = None) -> None:
     """Run robot_node."""
+    prepare()
     end(run(RobotNode, args))
 
 

@@ -18,7 +18,7 @@ from hp_inference.nodes.profiling import PROFILED, Profiling
 from hp_inference.nodes.robot_port import prefix_of, RobotPort
 from hp_inference.nodes.worker import Worker
 from hp_inference.runtime import frames
-from hp_inference.runtime.intake import Intake
+from hp_inference.runtime.intake import Intake, prepare
 from hp_inference.runtime.load import Load, LoadMeter
 from hp_inference.runtime.prepared import Prepared
 from hp_inference.runtime.turns import Turns
@@ -56,7 +56,7 @@ class ServerNode(ModelNode):
         self.layout = self.open_model()
         self.worker = Worker(self, 'server worker')
         self.intake = Intake(self.layout, self.worker.check)
-        self.worker.submit(self.intake.start)  # it takes a second or two
+        self.worker.submit(self.intake.start)
         self.prepared = Prepared(self.layout, SERVER_SIDE)
         self.turns = Turns(self.params.compute_places)
         for name, namespace in names.items():
@@ -156,6 +156,7 @@ class ServerNode(ModelNode):
 
 def main(args: list[str] | None = None) -> None:
     """Run server_node."""
+    prepare()
     end(run(ServerNode, args))
 
 

@@ -16,8 +16,7 @@ import os
 import pickle
 import select
 import signal
-import subprocess
-import sys
+import socket
 import threading
 import time
 
@@ -25,6 +24,7 @@ import torch
 
 from hp_inference.graph.layout import Layout
 from hp_inference.runtime import strangers
+from hp_inference.runtime.zygote import Gone, Zygote
 from hp_inference.split.errors import PlanError
 from hp_inference.split.plan import Plan
 from hp_inference.split.program import Program
@@ -34,13 +34,19 @@ from hp_inference.split.table_json import Choice, MAX_JSON_BYTES
 
 # One that takes longer is ended, also where it gets no processor time at all. [s]
 LONGEST_S = 4 * strangers.CPU_S
-START_S = 300.0  # PyTorch may take long to import from a slow disk
 # Far above any answer about a table within the limits.
 MOST_BYTES = 4 * MAX_JSON_BYTES
 # Constants that operators' rules may look at are small: indices, not weights.
 SMALL_BYTES = 1 << 16
-_START = 'import json, sys; sys.path[:] = json.loads(sys.argv[1]); ' \
-         'from hp_inference.runtime.strangers import main; main()'
+
+# Of this process, from which all that read tables are forked.
+_zygotes: list[Zygote] = []
+_zygotes_lock = threading.Lock()
+
+
+def prepare() -> None:
+    """Have what reads tables there at once; at the start of a process, before any thread."""
+    _zygotes.append(Zygote(strangers.main, fork=True))
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,14 @@ class Intake:
                  keep_s: float | None = None):
         self.layout, self.keep_s = layout, keep_s
         self._check = check
-        self._process: subprocess.Popen | None = None
+        self._reader: _Reader | None = None
         self._used_s = time.monotonic()
         self._lock = threading.Lock()
 
     @property
     def pid(self) -> int | None:
         """The number of the process, None where there is none at present."""
-        return None if self._process is None else self._process.pid
+        return None if self._reader is None else self._reader.pid
 
     def start(self) -> None:
         """Have the process ready."""
@@ -134,22 +140,17 @@ class Intake:
         return head
 
     def _ready(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._reader is not None and not self._reader.ended():
             return
         self._end()
-        self._process = subprocess.Popen(
-            [sys.executable, '-c', _START, json.dumps(sys.path)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, bufsize=0, start_new_session=True,
-            env={**os.environ, 'OMP_NUM_THREADS': '1'})
-        for pipe in (self._process.stdin, self._process.stdout):
-            os.set_blocking(pipe.fileno(), False)
+        self._reader = _Reader()
         self._send(pickle.dumps(_without_weights(self.layout.graph)))
-        self._frame(START_S)
+        self._frame(LONGEST_S)
         self._used_s = time.monotonic()
 
     def _send(self, data: bytes) -> None:
         left = memoryview(strangers.LENGTH.pack(len(data)) + data)
-        pipe, until_s = self._process.stdin.fileno(), time.monotonic() + LONGEST_S
+        pipe, until_s = self._reader.ours.fileno(), time.monotonic() + LONGEST_S
         while left:
             self._wait(pipe, select.POLLOUT, until_s)
             try:
@@ -167,13 +168,15 @@ class Intake:
         return self._take(length, until_s)
 
     def _take(self, count: int, until_s: float) -> bytes:
-        pipe, data = self._process.stdout.fileno(), bytearray()
+        pipe, data = self._reader.ours.fileno(), bytearray()
         while len(data) < count:
             self._wait(pipe, select.POLLIN, until_s)
             try:
                 piece = os.read(pipe, min(count - len(data), 1 << 20))
             except BlockingIOError:
                 continue
+            except OSError:  # it ended before it had taken all that was sent
+                piece = b''
             if not piece:
                 raise self._broken()
             data += piece
@@ -195,22 +198,61 @@ class Intake:
 
     def _broken(self) -> PlanError:
         """Return what is to be said of a process that ended in the middle of its work."""
-        try:
-            status = self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            status = None
-        self._end()
+        reader, self._reader = self._reader, None
+        status = reader.reap()
         why = f'it takes more than {strangers.CPU_S} s' if status == -signal.SIGXCPU else \
             f'what reads it ended with status {status}'
         return PlanError(f'the plan table is too much to read: {why}')
 
     def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.end()
+
+
+class _Reader:
+    """A process and this end of the socket to it."""
+
+    def __init__(self):
+        self.ours, theirs = socket.socketpair()
+        self.ours.setblocking(False)
+        with theirs:
+            self._zygote, self.pid = _fork(theirs)
+
+    def ended(self) -> bool:
+        """Tell whether it has let go of its end."""
+        poll = select.poll()
+        poll.register(self.ours, 0)
+        return bool(poll.poll(0))
+
+    def end(self) -> None:
+        """End it at once."""
+        self._leave(self._zygote.end)
+
+    def reap(self) -> int | None:
+        """End it, which may have ended by itself; return its exit status where it is known."""
+        return self._leave(self._zygote.reap)
+
+    def _leave(self, how: Callable[[int], int]) -> int | None:
+        self.ours.close()
+        try:
+            return how(self.pid)
+        except Gone:
+            return None  # it ends when it notices that its socket is closed
+
+
+def _fork(theirs: socket.socket) -> tuple[Zygote, int]:
+    """Return a new process that works with this end of a socket, and what it was forked from."""
+    with _zygotes_lock:
+        for zygote in list(_zygotes):
+            try:
+                return zygote, zygote.make(theirs)
+            except Gone:
+                _zygotes.remove(zygote)
+                zygote.close()
+        zygote = Zygote(strangers.main)
+        _zygotes.append(zygote)
+        return zygote, zygote.make(theirs)
 
 
 def _without_weights(graph):

@@ -16,7 +16,8 @@ import os
 import pickle
 import resource
 import struct
-import sys
+
+import torch
 
 from hp_inference.graph.layout import Layout
 from hp_inference.runtime.memory import trim
@@ -39,17 +40,18 @@ _KINDS = (Compute, Send, Receive)
 LENGTH = struct.Struct('<I')
 
 
-def main() -> None:
-    """Answer what comes by standard input until it ends."""
-    answers = os.fdopen(os.dup(1), 'wb')
+def main(fd: int) -> None:
+    """Answer what comes by a socket until it ends."""
+    asking, answers = os.fdopen(fd, 'rb'), os.fdopen(os.dup(fd), 'wb')
     os.dup2(2, 1)  # whoever prints, prints elsewhere
-    layout = Layout(pickle.loads(read_frame(sys.stdin.buffer)))  # of the process that started this
+    torch.set_num_threads(1)
+    layout = Layout(pickle.loads(read_frame(asking)))  # of the process that started this
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_DATA, _data_bytes() + DATA_BYTES)
     os.nice(NICE)
     write_frame(answers, b'{}')
     answers.flush()
-    while (asked := read_frame(sys.stdin.buffer)) is not None:
+    while (asked := read_frame(asking)) is not None:
         # Of all that it has used so far and may use for this.
         used = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
         resource.setrlimit(resource.RLIMIT_CPU, (used + CPU_S, resource.RLIM_INFINITY))
@@ -159,7 +161,3 @@ def _data_bytes() -> int:
     """Return the private memory that this process has so far."""
     with open('/proc/self/statm') as file:
         return int(file.read().split()[5]) * resource.getpagesize()
-
-
-if __name__ == '__main__':
-    main()

@@ -43,31 +43,8 @@ def gone_from_the_graph(monkeypatch):
         assert _talking() <= before
 
 
-@pytest.fixture(scope='session')
-def readers():
-    """Keep the processes that read tables, by their graphs: to start one takes seconds."""
-    kept = {}
-    yield kept
-    for reader in kept.values():
-        type(reader).close(reader)
-
-
 @pytest.fixture
-def kept_readers(readers, monkeypatch):
-    """Have the nodes of this process use what reads tables again."""
-    from hp_inference.nodes import robot_node, server_node
-    from hp_inference.runtime.intake import Intake
-
-    def reader(layout, check, keep_s=None):
-        made = readers.setdefault(layout.graph.digest, Intake(layout))
-        made._check, made.close = check, lambda: None
-        return made
-    for module in (robot_node, server_node):
-        monkeypatch.setattr(module, 'Intake', reader)
-
-
-@pytest.fixture
-def node_here(monkeypatch, kept_readers):
+def node_here(monkeypatch):
     """
     Return a function that makes a node of a kind, configured and active, and a client.
 

@@ -5,6 +5,7 @@ from array import array
 import io
 import math
 import os
+from pathlib import Path
 import re
 import signal
 import time

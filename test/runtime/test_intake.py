@@ -13,6 +13,7 @@ from hp_inference.link.errors import Aborted
 from hp_inference.runtime import intake as module
 from hp_inference.runtime import strangers
 from hp_inference.runtime.intake import Intake
+from hp_inference.runtime.zygote import Zygote
 from hp_inference.split.errors import PlanError
 from hp_inference.split.plan import random_plan
 from hp_inference.split.table import PlanTable
@@ -114,8 +115,6 @@ def test_its_memory_and_its_time_are_limited(reader, good):
     assert os.getpriority(os.PRIO_PROCESS, reader.pid) >= strangers.NICE
 
 
-# To start one takes seconds, so that each test goes on with what the one before has left.
-
 def test_one_that_is_not_needed_any_more_ends(reader, good, monkeypatch):
     reader.start()
     reader.look()
@@ -128,7 +127,7 @@ def test_one_that_is_not_needed_any_more_ends(reader, good, monkeypatch):
 
 def test_one_that_is_killed_is_said_and_the_next_one_works(reader, good):
     reader.start()
-    os.kill(reader.pid, signal.SIGSTOP)
+    os.kill(reader.pid, signal.SIGSTOP)  # so that it does not answer before
     killed = reader.pid
 
     def kill():
@@ -141,26 +140,40 @@ def test_one_that_is_killed_is_said_and_the_next_one_works(reader, good):
     assert reader.pid != killed
 
 
-# Takes what every process is given at its start, says that it is ready, and then nothing more.
-HANGS = f"""
-import struct, sys, time
-length = struct.Struct({strangers.LENGTH.format!r})
-size, = length.unpack(sys.stdin.buffer.read(length.size))
-sys.stdin.buffer.read(size)
-sys.stdout.buffer.write(length.pack(0))
-sys.stdout.flush()
-time.sleep(1e6)
-"""
+def test_where_all_that_could_be_forked_from_is_gone_another_one_is_made(layout, good, monkeypatch):
+    forked = Zygote(strangers.main, fork=True)
+    monkeypatch.setattr(module, '_zygotes', [forked])
+    reader = Intake(layout)
+    reader.start()
+    os.kill(forked._pid, signal.SIGKILL)
+    assert reader.table(text(good), good.digest).programs == good.programs  # it lives on
+    reader.close()
+    assert reader.table(text(good), good.digest).programs == good.programs
+    assert module._zygotes != [forked]
+    reader.close()
+    module._zygotes[0].close()
+
+
+def hangs(fd: int) -> None:
+    """Take what every process is given at its start, say that it is ready, then nothing more."""
+    with os.fdopen(fd, 'r+b', buffering=0) as file:
+        left, = strangers.LENGTH.unpack(file.read(strangers.LENGTH.size))
+        while left:
+            left -= len(file.read(left))
+        file.write(strangers.LENGTH.pack(0))
+        time.sleep(1e6)
 
 
 @pytest.fixture
 def hanging(layout, monkeypatch):
-    monkeypatch.setattr(module, '_START', HANGS)
+    zygote = Zygote(hangs, fork=True)
+    monkeypatch.setattr(module, '_zygotes', [zygote])
     reader = Intake(layout)
     reader.start()
     assert reader.pid
     yield reader
     reader.close()
+    zygote.close()
 
 
 def test_one_that_takes_too_long_is_ended(hanging, good, monkeypatch):
