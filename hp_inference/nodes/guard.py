@@ -6,7 +6,8 @@ Most fields of most messages have no bound, and the middleware keeps room for ea
 history at the size of the largest one that ever was there: 150 chunks of 16 MB stay 2.4 GB for as
 long as the subscription lives. So a message is looked at as bytes first; one that is too large is
 never unpacked, and costs the subscription, which is opened anew: with the old one all that it held
-is gone. What other robots send comes by other subscriptions.
+is gone. So it is where hardly anything that comes is of use: who floods a topic with what has to be
+refused would take the node's time from others. What other robots send comes by other subscriptions.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ MOST = {
 }
 # One that is opened anew at once, and again too large: it stays closed, ever longer.
 SHORTEST_S, LONGEST_S = 0.25, 8.0
+# Messages that turn out to be of no use: so many are borne each second, and so many at once. Honest
+# ones are few: what was on its way of a frame that has been given up.
+USELESS_PER_S, USELESS_AT_ONCE = 50.0, 100.0
 # Without another one it is as it was at first.
 FORGIVEN_S = 30.0
 # So much more allocated than before is looked into.
@@ -88,6 +92,7 @@ class Guarded:
         self._pause_s, self._open_s = 0.0, math.inf
         self._refused_s = self._warned_s = self._took_s = -math.inf
         self._largest = 0
+        self._useless, self._useless_s = 0.0, -math.inf
         self.refused = 0
         self._open()
         self.topic_name = self._subscription.topic_name
@@ -138,6 +143,21 @@ class Guarded:
         self._refuse(f'{nbytes >> 20} MB of messages that do not end are forgotten')
         self._shut()
 
+    def useless(self, weight: float = 1.0) -> None:
+        """
+        Take note that what came was of no use, which counts as so many messages.
+
+        Who sends hardly anything else would cost the node time that is due to others: it is not
+        listened to for a while.
+        """
+        now_s = time.monotonic()
+        left = self._useless - (now_s - self._useless_s) * USELESS_PER_S
+        self._useless, self._useless_s = max(0.0, left) + weight, now_s
+        if self._useless > USELESS_AT_ONCE and self._subscription is not None:
+            self._useless, self._took_s = 0.0, now_s
+            self._refuse('most of what comes is of no use, so that nothing is taken for a while')
+            self._shut()
+
     def _renew(self) -> None:
         self._close()
         self._open()
@@ -168,11 +188,13 @@ class Guarded:
             return
         self._largest = max(self._largest, len(data))
         if not self._admit(data):
+            self.useless()
             return
         try:
             message = data if self._raw else deserialize_message(data, self._kind)
         except Exception:  # whatever it is, it is not of this kind
             self._refuse(f'a message that is no {self._kind.__name__} is refused')
+            self.useless()
             return
         if self._informed:
             self._callback(message, info)

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from hp_inference.nodes.server_node import ServerNode
 
 NO_DIGEST = bytes(32)
+# What a table that is refused counts, of messages that were of no use (``Guarded``).
+TABLE_WEIGHT = 50.0
 # From one warning to the next about the same.
 WARN_S = 1.0
 
@@ -83,14 +85,15 @@ class RobotPort:
         self._load = self._publisher(ServerLoad, 'server_load', qos.METRICS)
         self._status = self._publisher(ServerStatus, 'server_status', qos.LATCHED)
         self._profile = self._publisher(DeviceProfile, 'server_profile', qos.LATCHED)
-        self._subscribe(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS, overridable=True,
-                        informed=True)
-        self._subscribe(PlanTable, 'plan_table', self._on_table, qos.LATCHED)
+        self._uplink = self._subscribe(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS,
+                                       overridable=True, informed=True)
+        self._useless = 0  # of what came by it, so far
+        self._tables = self._subscribe(PlanTable, 'plan_table', self._on_table, qos.LATCHED)
         self._others = (
             Neighbours(node, self._status.topic_name, 'server', f'Each serves {self.name}, which '
                        'needs one. Stop all others, or start them in a namespace of their own or '
                        "without this robot in their parameter 'robots'"),
-            Neighbours(node, self.subscriptions[-1].topic_name, 'robot', 'Give each robot a '
+            Neighbours(node, self._tables.topic_name, 'robot', 'Give each robot a '
                        'namespace of its own: on the same topics they answer the same images and '
                        'hear what is meant for each other'))
         self._subscribe(LinkReport, 'downlink_report', self._on_receipt, qos.RECEIPTS)
@@ -102,10 +105,11 @@ class RobotPort:
             kind, topic, **qos.publisher(self.node, topic, profile, **more)))
         return self.sealing.publisher(name, self._publishers[-1])
 
-    def _subscribe(self, kind, name, callback, profile, **more) -> None:
+    def _subscribe(self, kind, name, callback, profile, **more) -> Guarded:
         self.subscriptions.append(
             Guarded(self.node, kind, self._prefix + name, callback, profile,
                     admit=self.sealing.admits(name), **more))
+        return self.subscriptions[-1]
 
     def announce(self) -> None:
         """Say what is loaded and which table is in force."""
@@ -167,6 +171,10 @@ class RobotPort:
             self.engine.on_chunk(chunk_from_msg(msg))
         except BadChunk as error:
             self._warn('chunk', f'from {self.name}: {error}')
+            self._uplink.useless()
+        before, self._useless = self._useless, self.engine.useless
+        if self._useless != before:
+            self._uplink.useless(self._useless - before)
 
     def _on_probe(self, msg: Probe, info: dict) -> None:
         if not self.node.active:
@@ -226,6 +234,7 @@ class RobotPort:
             self.text = str(made)  # the table before stays in force
             self.node.get_logger().error(f'plan table of {self.name} refused: {self.text}')
             self._say()
+            self._tables.useless(TABLE_WEIGHT)
 
     def _in_force(self, digest: bytes, plans: str = ' again') -> None:
         self.text, self.digest = '', digest

@@ -47,6 +47,8 @@ KEPT_TABLES = 4
 # Frames remembered as over, so that their late chunks begin nothing. Not the highest number:
 # a single false chunk of frame 2**64 - 1 would then end all frames to come.
 KEPT_OVER = 1024
+# What a frame that came to nothing counts, of chunks that were of no use.
+FRAME_WEIGHT = 2
 # A plan that is made ready waits for its turn no longer: then it takes it.
 TURN_S = 60.0
 # A frame in the middle of an operator is not waited for longer.
@@ -126,6 +128,11 @@ class ServerEngine:
     def in_flight(self) -> int:
         """Frames that have begun and not ended."""
         return len(self._sessions)
+
+    @property
+    def useless(self) -> int:
+        """How many chunks were of no use so far; a frame that came to nothing counts as some."""
+        return self.stray_chunks + FRAME_WEIGHT * (self.frames[REFUSED] + self.frames[ABORTED])
 
     @property
     def tables(self) -> list[bytes]:

@@ -3,6 +3,7 @@
 
 from array import array
 import io
+import itertools
 import math
 import os
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_proof_of_life(client):
     for name in metrics.get_fields_and_field_types():
         if name != 'energy_total_j':  # of all frames
             assert getattr(metrics, name) == getattr(result, name), name
+
+
+def test_what_reads_strangers_tables_is_forked_from_the_node_as_it_was_at_its_start(rig, client):
+    client.answered_together()
+    node = rig.server.process.pid
+    zygote, = _children(node)
+    reader, = _children(zygote)
+    assert len({Path(f'/proc/{pid}/cmdline').read_bytes() for pid in (node, zygote, reader)}) == 1
+    assert len(list(Path(f'/proc/{reader}/task').iterdir())) == 1  # nothing of ROS
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f'/proc/{pid}/task').iterdir()
+            for child in (task / 'children').read_text().split()]
 
 
 @pytest.mark.parametrize('stamp', [Time(), Time(sec=12, nanosec=999_999_999),
@@ -322,6 +337,20 @@ def test_junk_on_the_links_is_refused_and_frames_go_on(rig, client):
     for node in (rig.robot, rig.server):
         assert node.process.poll() is None
         assert 'Traceback' not in node.log
+
+
+def test_after_a_flood_of_junk_the_robot_is_listened_to_again(rig, client):
+    speaker = client.node.create_publisher(TensorChunk, 'uplink', qos.CHUNKS)
+    client.until(speaker.get_subscription_count)
+    for frame in itertools.count():
+        if 'most of what comes is of no use' in rig.server.log:
+            break
+        assert frame < 100_000
+        speaker.publish(TensorChunk(version=TensorChunk.VERSION, session=11, frame=frame))
+        if frame % 100 == 0:
+            client.spin(0.02)
+    client.node.destroy_publisher(speaker)
+    client.answered_together()
 
 
 def _like(chunk: TensorChunk, **changes) -> TensorChunk:

@@ -88,6 +88,40 @@ def test_one_that_goes_on_is_listened_to_ever_more_rarely_and_in_the_end_forgive
     assert guard._open_s == now[0]
 
 
+def test_who_sends_hardly_anything_of_use_is_not_listened_to_for_a_while(node, monkeypatch):
+    guard, taken, speaker = talk(node, TensorChunk, 'uplink', qos.CHUNKS)
+    now = [1000.0]
+    monkeypatch.setattr(module.time, 'monotonic', lambda: now[0])
+    for _ in range(int(10 * module.USELESS_PER_S)):  # as much as is borne for good
+        guard.useless()
+        now[0] += 1 / module.USELESS_PER_S
+    assert guard._subscription is not None and not guard.refused
+    waited = []
+    for _ in range(4):
+        for _ in range(int(module.USELESS_AT_ONCE) + 1):
+            guard.useless()
+        waited.append(guard._open_s - now[0])
+        now[0] = guard._open_s
+        guard.look()
+        assert guard._subscription is not None
+    assert waited == [0.0, 0.25, 0.5, 1.0]
+    assert 'most of what comes is of no use' in node.log
+    guard.useless(module.USELESS_AT_ONCE + 1)  # what weighs much is soon too much
+    assert guard._open_s == now[0] + 2.0
+    guard.useless(1e6)  # of what was still in hand
+    assert guard._open_s == now[0] + 2.0
+
+
+def test_what_is_no_message_and_what_is_not_admitted_is_of_no_use(node, monkeypatch):
+    guard, taken, speaker = talk(node, LinkReport, 'link_report', qos.METRICS)
+    counted = []
+    monkeypatch.setattr(guard, 'useless', lambda weight=1.0: counted.append(weight))
+    guard._take(b'\0\1\0\0' + b'\xff' * 40, {})
+    guard._admit = lambda data: False
+    guard._take(b'\0\1\0\0', {})
+    assert counted == [1.0, 1.0] and not taken
+
+
 def test_a_latched_one_that_is_too_large_does_not_come_again_and_again(node):
     guard, taken, speaker = talk(node, PlanTable, 'plan_table', qos.LATCHED)
     speaker.publish(PlanTable(json=' ' * MOST[PlanTable]))

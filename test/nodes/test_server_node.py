@@ -2,6 +2,7 @@
 """The server's node in this process: tables, what it says of itself, and its lifecycle."""
 
 from array import array
+import itertools
 import json
 import threading
 import time
@@ -343,6 +344,33 @@ def test_one_robots_bad_table_is_not_anothers(make, table):
 
 def seqs(receipts) -> list[int]:
     return [seq for receipt in receipts for seq in receipt.seq]
+
+
+def test_a_robot_that_sends_hardly_anything_of_use_is_not_listened_to_and_others_are(make, table):
+    node, client = make(robots=['', 'r2'])
+    bad, good = Robot(node, client), Robot(node, client, 'r2')
+    for place, robot in enumerate((bad, good)):
+        client.again(lambda robot=robot: robot.tables.publish(table_to_msg(table)),
+                     lambda place=place: node.ports[place].digest == table.digest)
+    frames, ports = itertools.count(), node.ports
+
+    def flood():
+        for _ in range(50):
+            bad.send(table, frame=next(frames), value_id=9999)
+    client.until(lambda: flood() or ports[0]._uplink.refused)
+    assert "topic '/uplink': most of what comes is of no use" in node.log
+    good.send(table)
+    assert client.until(lambda: good.reports)[0].status == FrameReport.STATUS_OK
+    assert not ports[1]._uplink.refused
+
+
+def test_tables_that_are_refused_one_after_the_other_are_not_listened_to(make, table):
+    node, client = make()
+    robot, tables = Robot(node, client), node.ports[0]._tables
+    while not tables.refused:
+        assert not robot.give(table, json='no table', digest=digest_to_msg(bytes(32))).ready
+    assert "topic '/plan_table': most of what comes is of no use" in node.log
+    assert robot.give(table).ready
 
 
 def test_every_chunk_that_arrives_is_receipted_whether_it_was_of_use_or_not(make, table):
