@@ -187,8 +187,7 @@ class Guarded:
             self._shut()
             return
         self._largest = max(self._largest, len(data))
-        if not self._admit(data):
-            self.useless()
+        if not self._admit(data):  # not of its sender's: a stranger could silence a robot so
             return
         try:
             message = data if self._raw else deserialize_message(data, self._kind)

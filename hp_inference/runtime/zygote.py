@@ -90,6 +90,7 @@ class Zygote:
                 answer = self._control.recv(_ANSWER.size, socket.MSG_WAITALL)
                 self._control.settimeout(ANSWER_S)
             except OSError as error:
+                self._control.close()  # a late answer would be taken for that to the next question
                 raise Gone(str(error)) from error
         if len(answer) < _ANSWER.size:
             raise Gone('it has ended')

@@ -112,14 +112,17 @@ def test_who_sends_hardly_anything_of_use_is_not_listened_to_for_a_while(node, m
     assert guard._open_s == now[0] + 2.0
 
 
-def test_what_is_no_message_and_what_is_not_admitted_is_of_no_use(node, monkeypatch):
+def test_what_is_no_message_is_of_no_use_but_a_stranger_to_the_key_can_silence_nobody(node):
     guard, taken, speaker = talk(node, LinkReport, 'link_report', qos.METRICS)
-    counted = []
-    monkeypatch.setattr(guard, 'useless', lambda weight=1.0: counted.append(weight))
-    guard._take(b'\0\1\0\0' + b'\xff' * 40, {})
+    often = 10 * int(module.USELESS_AT_ONCE)
     guard._admit = lambda data: False
-    guard._take(b'\0\1\0\0', {})
-    assert counted == [1.0, 1.0] and not taken
+    for _ in range(often):
+        guard._take(b'\0\1\0\0' + b'\xff' * 40, {})
+    assert guard._subscription is not None
+    guard._admit = lambda data: True
+    for _ in range(often):
+        guard._take(b'\0\1\0\0' + b'\xff' * 40, {})
+    assert guard._subscription is None and not taken
 
 
 def test_a_latched_one_that_is_too_large_does_not_come_again_and_again(node):

@@ -39,10 +39,19 @@ class Child:
         return self.file.readline()
 
 
+def status(pid: int) -> list[str]:
+    """Return its state, its parent and so on."""
+    with open(f'/proc/{pid}/stat') as file:
+        return file.read().rsplit(')', 1)[1].split()
+
+
+def parent_of(pid: int) -> int:
+    return int(status(pid)[1])
+
+
 def alive(pid: int) -> bool:
     try:
-        with open(f'/proc/{pid}/stat') as file:
-            return file.read().rsplit(')', 1)[1].split()[0] != 'Z'
+        return status(pid)[0] != 'Z'
     except FileNotFoundError:
         return False
 
@@ -73,20 +82,22 @@ def test_how_one_ended_is_told(zygote):
     assert zygote.reap(Child(zygote).pid) == -signal.SIGKILL  # one that does not end by itself
 
 
-def test_no_file_of_this_process_is_handed_on(zygote, tmp_path):
+@pytest.mark.parametrize('fork', [True, False])
+def test_no_file_of_this_process_is_handed_on(tmp_path, fork):
     with open(tmp_path / 'secret', 'w') as file:
         os.set_inheritable(file.fileno(), True)
-        # The standard ones, its socket, and the folder that is just being listed.
-        assert len(Child(zygote).files) == 5
+        zygote = Zygote(echo, fork)
+    # The standard ones, its socket, and the folder that is just being listed.
+    assert len(Child(zygote).files) == 5
+    zygote.close()
 
 
 def test_one_that_is_gone_is_said(zygote):
     child = Child(zygote)
-    with open(f'/proc/{child.pid}/stat') as file:
-        parent = int(file.read().rsplit(')', 1)[1].split()[1])
-    os.kill(parent, signal.SIGKILL)
-    with pytest.raises(Gone):
-        Child(zygote)
+    os.kill(parent_of(child.pid), signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(Gone):
+            Child(zygote)
 
 
 PARENT = """
@@ -104,8 +115,7 @@ def test_all_end_with_the_process_that_made_them(how):
     process = subprocess.Popen([sys.executable, '-c', f'import sys; sys.path[:] = {sys.path!r}'
                                 + PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     pid = int(process.stdout.readline())
-    with open(f'/proc/{pid}/stat') as file:
-        parent = int(file.read().rsplit(')', 1)[1].split()[1])
+    parent = parent_of(pid)
     assert alive(pid) and alive(parent)
     if how:
         process.send_signal(how)
