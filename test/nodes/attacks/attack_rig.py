@@ -68,7 +68,9 @@ class AttackRig:
         # So that what is said earlier differs from what is said now.
         self.attacked.use(plan='uniform:0.7')
         self._watch()
+        self._heard(1)
         self.attacked.use(plan='uniform:0.5')
+        self._heard(2)
         self.before = self._files()
 
     def _lay_out(self) -> None:
@@ -117,6 +119,16 @@ class AttackRig:
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
             self._step()
+
+    def _heard(self, tables: int) -> None:
+        """Wait until so many different plan tables have come by the attacker."""
+        end = time.monotonic() + ANSWER_S
+        while True:
+            self.attacker.tell(do='heard')
+            told = self._until(lambda: self.attacker.done, ANSWER_S)
+            if told and told['tables'] >= tables:
+                return
+            assert time.monotonic() < end, f'of {tables} plan tables the attacker heard: {told}'
 
     # One attack
 

@@ -3,8 +3,8 @@
 Somebody on the same ROS domain who knows all names and types, but no keys: a process of its own.
 
 Told on its command line which nodes to attack and which topics to leave alone. Obeys lines of
-JSON: {"do": KIND, "most": ..., "seconds": ..., "seed": ...}, and {"do": "watch"}, which keeps what
-honest nodes say, for later. What there is to attack is read from the ROS graph, so that a topic, a
+JSON: {"do": KIND, "most": ..., "seconds": ..., "seed": ...}, {"do": "watch"}, which keeps what
+honest nodes say, for later, and {"do": "heard"}, how many plan tables have come by. What there is to attack is read from the ROS graph, so that a topic, a
 service or a parameter that a node gets is attacked by itself. Prints a line of JSON when it has
 done.
 """
@@ -34,7 +34,7 @@ def main() -> None:
                 attacker.watch()
                 told = {'watching': sorted(attacker.topics())}
             elif order['do'] == 'heard':
-                told = {topic: len(kept) for topic, kept in attacker._heard.items()}
+                told = {'tables': attacker.tables()}
             else:
                 attacker.attack(order['do'], order['most'], order['seconds'], order['seed'])
                 told = {'tried': attacker.tried}

@@ -82,6 +82,11 @@ class Reach:
                     durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
                     else DurabilityPolicy.VOLATILE)))
 
+    def tables(self) -> int:
+        """Return how many different plan tables have come by."""
+        return len({bytes(msg.digest) for kept in self._heard.values() for msg in kept
+                    if isinstance(msg, PlanTable)})
+
     def rest(self) -> None:
         """Leave all topics, as one who is gone."""
         for publisher in self._publishers.values():
