@@ -89,6 +89,16 @@ def test_halos_that_arrive_do_not_hold_up_the_rows_that_do_not_need_them():
     assert steps(server)[:2] == ['r0 [32,48)', 'c1 [32,48)']
 
 
+def test_rows_between_what_two_joined_blocks_read_are_computed_in_time():
+    # A stride of 4 with a kernel of 1: rows [0,4) of value 3 read rows 0 .. 12 of value 2, rows
+    # [4,8) rows 16 .. 28. The two blocks are computed as one, and so read rows 13 .. 15 as well.
+    net = Net(64)
+    layout = net.layout(net.conv(net.conv(net.conv(net.x), 1, 4, 0)))
+    robot, _ = compile_plan(layout, layer(layout, 3, blocks={3: 4}))
+    assert steps(robot)[:7] == ['c1 [0,14)', 'c2 [0,13)', 'c1 [14,30)', 'c2 [13,29)', 'c3 [0,8)',
+                                's3 [0,4)', 's3 [4,8)']
+
+
 def phases(layout, plan):
     """Return, per value and side, the phase of every row that is computed, and that arrives."""
     when = timing(layout, plan, shares(layout, plan))

@@ -6,6 +6,7 @@ from rule_oracle import captured, Chain, expect, tiny_nets
 from torch import nn
 import torch.nn.functional as F
 
+from hp_inference.graph.rules.window import by_own_padding, Window
 from hp_inference.graph.table import GLOBAL, PARTIAL
 
 # Output row j reads rows j*stride - padding + dilation*t of the input, t = 0 .. kernel - 1.
@@ -121,3 +122,14 @@ def test_a_slice_at_the_border_is_right_whether_the_operator_pads_it_or_a_copy()
                      for channels in (1, 64)}, shape=(1, 3, 8, 40))
     for channels in (1, 64):
         expect(net.output(f'{channels}'), {(0, 2): [(0, 3)]})
+
+
+def test_an_operator_pads_a_slice_itself_unless_a_window_would_be_nothing_but_padding():
+    # 3 rows of kernel reach 2 rows beyond the first: of 3 rows of padding one window sees no row.
+    window = Window(size=3, stride=1, top=3, bottom=3, dilation=1, rows=8)
+    assert by_own_padding(window, 2, 2) == (2, 0)
+    assert by_own_padding(window, 3, 3) is None
+    assert by_own_padding(window, 0, 2) == (2, 2)
+    dilated = Window(size=3, stride=1, top=4, bottom=4, dilation=2, rows=8)
+    assert by_own_padding(dilated, 4, 0) == (4, 0)
+    assert by_own_padding(dilated, 5, 0) is None
