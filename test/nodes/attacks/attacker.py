@@ -4,9 +4,9 @@ Somebody on the same ROS domain who knows all names and types, but no keys: a pr
 
 Told on its command line which nodes to attack and which topics to leave alone. Obeys lines of
 JSON: {"do": KIND, "most": ..., "seconds": ..., "seed": ...}, {"do": "watch"}, which keeps what
-honest nodes say, for later, and {"do": "heard"}, how many plan tables have come by. What there is to attack is read from the ROS graph, so that a topic, a
-service or a parameter that a node gets is attacked by itself. Prints a line of JSON when it has
-done.
+honest nodes say, for later, and {"do": "heard"}, how many plan tables have come by. What there is
+to attack is read from the ROS graph, so that a topic, a service or a parameter that a node gets is
+attacked by itself. Prints a line of JSON when it has done.
 """
 
 from __future__ import annotations
