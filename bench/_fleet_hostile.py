@@ -3,7 +3,8 @@
 A robot of bench/fleet.py that means harm: a process that sends its server what costs it most.
 
 It has a namespace of its own, as a robot that was taken over has, and the model's plan table.
-Obeys lines of its input: 'begin' and 'end'; says how many messages of each kind it has sent.
+Obeys lines of its input: 'attack', 'idle' (which keeps its core as busy and sends nothing) and
+'end'; says how many messages of each kind it has sent.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import random
 import sys
-import threading
+from threading import Event, Thread
 import time
 from zlib import crc32
 
@@ -43,20 +44,23 @@ PLANS = 64  # of a table that has to be made ready, others with each
 class Hostile:
     """Publishes as one robot of the server, as fast as it can."""
 
-    def __init__(self, node, name: str, table: PlanTable, seed: int):
+    def __init__(self, node, name: str, table: PlanTable, kinds: list[str], seed: int):
         self._layout, self._table = table.layout, table
         self._draw, self.sent = random.Random(seed), {}
-        self._tables = node.create_publisher(PlanTableMsg, f'{name}/plan_table', qos.LATCHED)
+        self._table_topic = node.create_publisher(PlanTableMsg, f'{name}/plan_table', qos.LATCHED)
         self._uplink = node.create_publisher(TensorChunk, f'{name}/uplink', qos.CHUNKS)
-        self._probes = node.create_publisher(Probe, f'{name}/probe', qos.RECEIPTS)
-        self._kinds = {'large tables': self._large_table, 'many plans': self._many_plans,
-                       'large chunks': self._large_chunk, 'probes': self._probe,
-                       'unfinished frames': self._unfinished, 'bad chunks': self._bad_chunk}
+        self._probe_topic = node.create_publisher(Probe, f'{name}/probe', qos.RECEIPTS)
+        self._kinds = {kind: getattr(self, f'_{kind.replace(" ", "_")}') for kind in kinds}
         self._text = {size: '[' + '1e9,' * (size // 4) + '0]' for size in JSON_BYTES}
         self._seq, self._frame, self._chunks = 0, 0, self._first_chunks()
         self._announce(table)
 
-    def attack(self, wanted: threading.Event) -> None:
+    def idle(self, wanted: Event) -> None:
+        """Keep the core busy for as long as it is wanted."""
+        while wanted.is_set():
+            pass
+
+    def attack(self, wanted: Event) -> None:
         """Go on, one kind after the other, for as long as it is wanted."""
         while wanted.is_set():
             for kind, do in self._kinds.items():
@@ -67,13 +71,13 @@ class Hostile:
 
     def _announce(self, table: PlanTable) -> None:
         graph = table.layout.graph
-        self._tables.publish(PlanTableMsg(
+        self._table_topic.publish(PlanTableMsg(
             model=graph.model, model_digest=graph.digest, digest=digest_to_msg(table.digest),
             json=table.dumps()))
 
-    def _large_table(self) -> None:
-        self._tables.publish(PlanTableMsg(json=self._text[self._draw.choice(JSON_BYTES)],
-                                          digest=np.zeros(32, np.uint8)))
+    def _large_tables(self) -> None:
+        self._table_topic.publish(PlanTableMsg(
+            json=self._text[self._draw.choice(JSON_BYTES)], digest=np.zeros(32, np.uint8)))
 
     def _many_plans(self) -> None:
         first = self._draw.randrange(10 ** 6)
@@ -98,22 +102,22 @@ class Hostile:
             msg.payload = payload
         self._uplink.publish(msg)
 
-    def _large_chunk(self) -> None:
+    def _large_chunks(self) -> None:
         self._frame += 1
         self._publish(self._chunks[0], array('B', bytes(CHUNK_BYTES)))
 
-    def _probe(self) -> None:
+    def _probes(self) -> None:
         self._seq += 1
-        self._probes.publish(Probe(session=10 ** 6, seq=self._seq, sent_s=time.monotonic(),
+        self._probe_topic.publish(Probe(session=10 ** 6, seq=self._seq, sent_s=time.monotonic(),
                                    last=True, payload=array('B', bytes(
                                        self._draw.choice(PROBE_BYTES)))))
 
-    def _unfinished(self) -> None:
+    def _unfinished_frames(self) -> None:
         self._frame += 1
         for chunk in self._chunks[:-1]:
             self._publish(chunk)
 
-    def _bad_chunk(self) -> None:
+    def _bad_chunks(self) -> None:
         self._frame += 1
         chunk = self._draw.choice(self._chunks)
         payload = self._draw.randbytes(len(chunk.payload))
@@ -123,27 +127,29 @@ class Hostile:
         self._publish(replace(chunk, **how))
 
 
-def main(name: str, table: PlanTable, core: int | None) -> None:
+def main(name: str, table: PlanTable, core: int | None, kinds: list[str]) -> None:
     """Obey until the input ends."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     rclpy.init()
     node = rclpy.create_node('hostile')
-    hostile, wanted, over = Hostile(node, name, table, 1), threading.Event(), threading.Event()
+    hostile, wanted, over = Hostile(node, name, table, kinds, 1), Event(), Event()
+
+    do = [hostile.idle]
 
     def work():
         while not over.is_set():
             if wanted.wait(0.05):
-                hostile.attack(wanted)
-    threading.Thread(target=_spin, args=(node,), daemon=True).start()
-    worker = threading.Thread(target=work)
+                do[0](wanted)
+    Thread(target=_spin, args=(node,), daemon=True).start()
+    worker = Thread(target=work)
     worker.start()
     print(json.dumps({'up': True}), flush=True)
     for line in sys.stdin:
-        if line.strip() == 'begin':
+        wanted.clear()
+        if line.strip() != 'end':
+            do[0] = getattr(hostile, line.strip())
             wanted.set()
-        else:
-            wanted.clear()
         print(json.dumps(dict(hostile.sent)), flush=True)
     over.set()
     wanted.clear()

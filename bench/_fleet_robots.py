@@ -204,7 +204,7 @@ def play(model: ImageModel, table: PlanTable, names: list[str], seconds: float,
 def play_beside(model: ImageModel, table: PlanTable, names: list[str], seconds: float,
                 rounds: int, hostile: subprocess.Popen) -> dict:
     """
-    Be all robots, in turns without and with a hostile one beside them; return figures of both.
+    Be all robots, in turns alone, beside a busy core and beside a hostile robot; return figures.
 
     ``hostile`` is that of _fleet_hostile.py, which has started.
     """
@@ -212,17 +212,16 @@ def play_beside(model: ImageModel, table: PlanTable, names: list[str], seconds: 
     for robot in robots:
         robot.give_up_as_robots_do()
     _work(robots, min(2.0, seconds), 0)  # warms up
-    without, beside, sent = [], [], {}
+    settings, sent = {'alone': [], 'idle': [], 'attack': []}, {}
     for _ in range(rounds):
-        for figures in (without, beside):
+        for name, figures in settings.items():
             for robot in robots:
                 robot.latencies.clear()
                 robot.lost = robot.wrong = 0
-            if figures is beside:
-                _tell(hostile, 'begin')
+            if name != 'alone':
+                _tell(hostile, name)
             _work(robots, seconds, 0)
-            if figures is beside:
-                sent = _tell(hostile, 'end')
+            sent = _tell(hostile, 'end')
             latencies = sorted(taken for robot in robots for taken in robot.latencies)
             figures.append({
                 'robots': [robot.figures(seconds) for robot in robots],
@@ -231,7 +230,7 @@ def play_beside(model: ImageModel, table: PlanTable, names: list[str], seconds: 
                 'p95_ms': 1e3 * latencies[int(0.95 * len(latencies))] if latencies else 1e6,
                 'memory_mb': robots[0].loads[-1].memory_bytes / 1e6 if robots[0].loads else 0.0})
             time.sleep(CALM_S)
-    return {'without': without, 'beside': beside, 'sent': sent}
+    return {**settings, 'sent': sent}
 
 
 def _tell(process: subprocess.Popen, line: str) -> dict:

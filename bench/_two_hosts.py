@@ -176,9 +176,14 @@ class TwoHosts:
                               stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
 
     def _environment(self) -> dict[str, str]:
-        env = host_environment({**os.environ, 'OMP_NUM_THREADS': '1',
-                                'ROS_DOMAIN_ID': ros_domain()})
-        return {**env, **environment(env, RMW)}
+        return hosts_environment({**os.environ, 'OMP_NUM_THREADS': '1',
+                                  'ROS_DOMAIN_ID': ros_domain()})
+
+
+def hosts_environment(env: dict[str, str]) -> dict[str, str]:
+    """Return an environment as nodes get it that talk to another host by what is shipped."""
+    env = host_environment(env)
+    return {**env, **environment(env, RMW)}
 
 
 def possible() -> bool:

@@ -212,6 +212,17 @@ def test_a_bench_tells_good_figures_from_bad_ones(name):
         assert missed and said in ' '.join(missed), (said, missed)
 
 
+def test_robots_beside_a_hostile_one_are_judged_and_nothing_is_where_it_sent_nothing():
+    judge = bench('fleet').judge_beside
+    good = {'together': 0.97, 'slower': 1.2, 'without': 1.0, 'wrong': 0, 'unsent': 0}
+    assert not short(judge(**good))
+    for changes, said in (({'together': 0.94}, "worst robot's"), ({'slower': 1.34}, 'percentile'),
+                          ({'without': 0.9}, 'nothing can be said'), ({'wrong': 1}, 'wrong'),
+                          ({'unsent': 6}, 'never sent')):
+        missed = [str(goal) for goal in short(judge(**{**good, **changes}))]
+        assert len(missed) == 1 and said in missed[0]
+
+
 def test_every_bench_gives_its_exit_status():
     for path in _all.benches():
         text = path.read_text()
