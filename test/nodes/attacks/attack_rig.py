@@ -27,6 +27,8 @@ from hp_msgs.msg import DeviceProfile
 UP_S, ANSWER_S, BACK_S, ENDED_S = 240.0, 60.0, 60.0, 60.0
 #: Memory counts so long after an attack, and may have grown by this.
 SETTLED_S, GROWN_MB = 10.0, 150.0
+#: The attacker hears nothing while it answers: it is asked no more often. [s]
+ASK_S = 0.2
 UP = ' operators, on '  # what a node says when it has its model
 #: The nodes under attack; the server serves both robots.
 NODES = {'server': ('server_node', ''), 'robot': ('robot_node', 'attacked'),
@@ -116,9 +118,7 @@ class AttackRig:
     def _watch(self) -> None:
         self.attacker.tell(do='watch')
         assert self._until(lambda: self.attacker.done, 2 * ANSWER_S)
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end:
-            self._step()
+        self._for(1.0)
 
     def _heard(self, tables: int) -> None:
         """Wait until so many different plan tables have come by the attacker."""
@@ -129,6 +129,7 @@ class AttackRig:
             if told and told['tables'] >= tables:
                 return
             assert time.monotonic() < end, f'of {tables} plan tables the attacker heard: {told}'
+            self._for(ASK_S)
 
     # One attack
 
@@ -207,6 +208,10 @@ class AttackRig:
     def _step(self) -> None:
         for camera in self.cameras:
             camera.step()
+
+    def _for(self, seconds: float) -> None:
+        """Have images answered for so long."""
+        self._until(lambda: False, seconds)
 
     def _until(self, done, seconds: float):
         """Have images answered until something holds, or for so long; return what it was."""
