@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-long test-core test-planner test-cli demo bench lab lint clean
+.PHONY: help setup build test test-long test-core test-planner test-cli demo bench lab lint docs clean
 
 # The built packages, and one thread for each of the processes that share the machine's cores.
 run = . ./env.bash && export OMP_NUM_THREADS=1 &&
@@ -19,6 +19,7 @@ help:
 	@echo '                then what fell short of its goals (ARGS= for other options)'
 	@echo 'make lab        two hosts on this machine with a link of their own: install, check, test'
 	@echo 'make lint       check the style'
+	@echo 'make docs       write docs/parameters.md and the messages in docs/interfaces.md anew'
 	@echo 'make setup      only the virtual environment .venv'
 	@echo 'make build      also build both packages; then ". ./env.bash" to use them'
 	@echo 'make clean      remove all that setup and build made'
@@ -51,6 +52,9 @@ lab: build
 
 lint: setup
 	@.venv/bin/python -m ruff check $(ARGS) .
+
+docs: build
+	@$(run) python docs/generate.py
 
 clean:
 	rm -rf build install log "$$(readlink -f .venv)" .venv

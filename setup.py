@@ -20,7 +20,7 @@ setup(
     maintainer_email='hybrid-parallel@example.org',
     license='Apache-2.0',
     python_requires='>=3.10',
-    packages=find_packages(include=['hp_inference*', 'hp_planner*']),
+    packages=find_packages(include=['hp_cli*', 'hp_inference*', 'hp_planner*']),
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),
@@ -31,7 +31,7 @@ setup(
     ],
     entry_points={
         'console_scripts': [
-            'hp = hp_inference.cli:main',
+            'hp = hp_cli.main:main',
             'robot_node = hp_inference.nodes.robot_node:main',
             'server_node = hp_inference.nodes.server_node:main',
             'bandwidth_monitor_node = hp_inference.nodes.bandwidth_monitor_node:main',

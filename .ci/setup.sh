@@ -74,7 +74,7 @@ say 'installing the dependencies; the first time takes a minute or more'
 rm -f "$venv/installed"
 if [ -n "${ROS_DISTRO:-}" ]; then
   had_torch=$("$venv/bin/python" -c 'import torch; print(torch.__version__)' 2>/dev/null || true)
-  "$venv/bin/python" .ci/keep_installed.py requirements/{build,core,demo,dev,torch}.txt \
+  "$venv/bin/python" .ci/keep_installed.py requirements/{build,core,demo,dev,planner,torch}.txt \
     >"$venv/requirements.txt"
   pip install -r "$venv/requirements.txt"
   if [ -z "$had_torch" ]; then
@@ -83,7 +83,7 @@ if [ -n "${ROS_DISTRO:-}" ]; then
     say "torch $had_torch is kept; for models named torchvision:... also install the torchvision of its release"
   fi
 else
-  pip install $(printf -- '-r %s ' requirements/{build,core,demo,dev,ros,torch}.txt)
+  pip install $(printf -- '-r %s ' requirements/{build,core,demo,dev,planner,ros,torch}.txt)
   pip install --no-deps -r requirements/torchvision.txt
   "$venv/bin/python" .ci/rewrite_cmake_paths.py
 fi

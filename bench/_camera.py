@@ -25,9 +25,9 @@ from hp_inference.graph.capture import as_image_model, Preprocessing
 from hp_inference.graph.models import load_model
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import tensor_from_msg
+from hp_inference.profile.sample import sample_image
 from hp_inference.runtime.reference import reference, worst_error
 from hp_msgs.msg import Bandwidth, InferenceResult, ServerStatus
-from hp_planner.profile.sample import sample_image
 
 IMAGES = 3
 ANSWER_S = 60.0

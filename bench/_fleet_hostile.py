@@ -49,7 +49,7 @@ class Hostile:
         self._draw, self.sent = random.Random(seed), {}
         self._table_topic = node.create_publisher(PlanTableMsg, f'{name}/plan_table', qos.LATCHED)
         self._uplink = node.create_publisher(TensorChunk, f'{name}/uplink', qos.CHUNKS)
-        self._probe_topic = node.create_publisher(Probe, f'{name}/probe', qos.RECEIPTS)
+        self._probe_topic = node.create_publisher(Probe, f'{name}/probe', qos.ACKS)
         self._kinds = {kind: getattr(self, f'_{kind.replace(" ", "_")}') for kind in kinds}
         self._text = {size: '[' + '1e9,' * (size // 4) + '0]' for size in JSON_BYTES}
         self._seq, self._frame, self._chunks = 0, 0, self._first_chunks()

@@ -15,18 +15,18 @@ import torch
 
 from hp_inference.graph.capture import ImageModel
 from hp_inference.graph.layout import Layout
+from hp_inference.link.acknowledgements import Acknowledger
 from hp_inference.link.errors import Aborted, BadChunk, LinkError
 from hp_inference.link.inbox import Inbox
-from hp_inference.link.outbox import Outbox
 from hp_inference.link.pacer import Pacer
-from hp_inference.link.receipts import Receipts
+from hp_inference.link.transport import ChunkTransport, FrameIO
 from hp_inference.link.wire import Head
 from hp_inference.nodes import qos
+from hp_inference.nodes.acknowledgements import ack_from_msg, ack_to_msg
 from hp_inference.nodes.convert import chunk_from_msg, chunk_to_msg, digest_to_msg
-from hp_inference.nodes.receipts import receipt_from_msg, receipt_to_msg
 from hp_inference.runtime.deadline import Deadlines
 from hp_inference.runtime.executor import Executor
-from hp_inference.runtime.frames import inbox_for, LinkIO
+from hp_inference.runtime.frames import inbox_for
 from hp_inference.runtime.reference import reference, worst_error
 from hp_inference.split.shares import ROBOT
 from hp_inference.split.table import PlanTable
@@ -43,7 +43,7 @@ CALM_S = 2.0  # after the hostile robot has been told to end
 
 class Robot:
     """
-    One robot, by the same topics, chunks, receipts and pacing as robot_node.
+    One robot, by the same topics, chunks, acknowledgements and pacing as robot_node.
 
     Its image and the answer of the unsplit model are given; the plan has the server compute all.
     """
@@ -55,7 +55,7 @@ class Robot:
         self._executor = Executor(self.layout, table.programs[0][ROBOT])
         self._session, self._frame = session, 0
         self._current: tuple[int, Inbox] | None = None
-        self._receipts, self._pacer = Receipts(), Pacer()
+        self._acks, self._pacer = Acknowledger(), Pacer()
         self._deadlines: Deadlines | None = None
         self.ready = threading.Event()
         self.loads: list[ServerLoad] = []
@@ -69,13 +69,13 @@ class Robot:
             node.create_subscription(kind, f'{name}/{topic}', callback, profile)
         self._tables = publisher(PlanTableMsg, 'plan_table', qos.LATCHED)
         self._uplink = publisher(TensorChunk, 'uplink', qos.CHUNKS)
-        self._report = publisher(LinkReport, 'downlink_report', qos.RECEIPTS)
-        self._outbox = Outbox(lambda chunk: self._uplink.publish(chunk_to_msg(chunk)),
-                              pacer=self._pacer)
+        self._report = publisher(LinkReport, 'downlink_report', qos.ACKS)
+        self._transport = ChunkTransport(
+            lambda chunk, tag: self._uplink.publish(chunk_to_msg(chunk)), pacer=self._pacer)
         listen(TensorChunk, 'downlink', self._on_chunk, qos.CHUNKS)
         listen(FrameReport, 'frame_report', self._on_report, qos.REPORTS)
         listen(LinkReport, 'link_report',
-               lambda msg: self._pacer.on_receipt(receipt_from_msg(msg)), qos.RECEIPTS)
+               lambda msg: self._pacer.on_ack(ack_from_msg(msg)), qos.ACKS)
         listen(ServerStatus, 'server_status', self._on_status, qos.LATCHED)
         listen(ServerLoad, 'server_load', self.loads.append, qos.METRICS)
         graph = self.layout.graph
@@ -96,12 +96,13 @@ class Robot:
             give_up_s = begun + DEADLINE_S
             if self._deadlines:
                 give_up_s = self._deadlines.of(begun, begun, 0.0, 0, None).give_up_s
-            io = LinkIO(self.layout, inbox, self._outbox, head, give_up_s)
+            io = self._transport.open_frame(head, inbox)
+            io.give_up_s = give_up_s
             try:
                 answer = self._executor.run(io, self._image)
             except LinkError:
                 self.lost += 1
-                self._outbox.cancel(head.session, head.frame)
+                io.cancel()
                 if self._deadlines:
                     self._deadlines.waited_in_vain(0, time.monotonic() - begun)
                 continue
@@ -116,7 +117,7 @@ class Robot:
         while due_s < until_s:
             head, _ = self._begin()
             try:
-                self._executor.run(_SendOnly(self.layout, Inbox([]), self._outbox, head),
+                self._executor.run(_SendOnly(self._transport.open_frame(head, Inbox([]))),
                                    self._image)
             except Aborted:
                 pass
@@ -138,10 +139,10 @@ class Robot:
         return head, inbox
 
     def _on_chunk(self, msg: TensorChunk) -> None:
-        receipt = self._receipts.took(msg.session, msg.seq, len(msg.payload), msg.sent_s,
+        ack = self._acks.took(msg.session, msg.seq, len(msg.payload), msg.sent_s,
                                       time.monotonic(), msg.chunk_index + 1 == msg.chunk_count)
-        if receipt is not None:
-            self._report.publish(receipt_to_msg(receipt))
+        if ack is not None:
+            self._report.publish(ack_to_msg(ack))
         frame, inbox = self._current or (-1, None)
         if msg.frame == frame:
             try:
@@ -159,10 +160,13 @@ class Robot:
             self.ready.set()
 
 
-class _SendOnly(LinkIO):
-    """A link that brings nothing."""
+class _SendOnly:
+    """A frame that brings nothing."""
 
-    def receive(self, step):
+    def __init__(self, io: FrameIO):
+        self.send = io.send
+
+    def receive(self, spec):
         """Give up."""
         raise Aborted('enough')
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 import json
 from pathlib import Path
@@ -30,26 +31,26 @@ def receive() -> None:
     """Reassemble values for ever, acknowledge chunks and say when each value was complete."""
     import rclpy
 
+    from hp_inference.link.acknowledgements import Acknowledger
     from hp_inference.link.inbox import Inbox
-    from hp_inference.link.receipts import Receipts
     from hp_inference.link.tcp import Tender
     from hp_inference.nodes import qos
+    from hp_inference.nodes.acknowledgements import ack_to_msg
     from hp_inference.nodes.convert import chunk_from_msg
-    from hp_inference.nodes.receipts import receipt_to_msg
     from hp_msgs.msg import FrameReport, LinkReport, TensorChunk
     rclpy.init()
     node = rclpy.create_node('receiver')
     reports = node.create_publisher(FrameReport, 'frame_report', qos.REPORTS)
-    link_reports = node.create_publisher(LinkReport, 'link_report', qos.RECEIPTS)
+    link_reports = node.create_publisher(LinkReport, 'link_report', qos.ACKS)
     inboxes: dict[int, Inbox] = {}
-    receipts, tender = Receipts(), Tender()
+    acks, tender = Acknowledger(), Tender()
 
     def take(msg):
         arrived_s = time.monotonic()
-        receipt = receipts.took(msg.session, msg.seq, len(msg.payload), msg.sent_s, arrived_s,
+        ack = acks.took(msg.session, msg.seq, len(msg.payload), msg.sent_s, arrived_s,
                                 msg.chunk_index == msg.chunk_count - 1)
-        if receipt is not None:
-            link_reports.publish(receipt_to_msg(receipt))
+        if ack is not None:
+            link_reports.publish(ack_to_msg(ack))
         chunk = chunk_from_msg(msg)
         inbox = inboxes.setdefault(chunk.frame, Inbox([spec(chunk.row_end)]))
         inbox.put(chunk)
@@ -77,12 +78,12 @@ class Sender:
     def __init__(self):
         import rclpy
 
-        from hp_inference.link.outbox import Outbox
         from hp_inference.link.pacer import Pacer
         from hp_inference.link.tcp import Tender
+        from hp_inference.link.transport import ChunkTransport
         from hp_inference.nodes import qos
+        from hp_inference.nodes.acknowledgements import ack_from_msg
         from hp_inference.nodes.convert import chunk_to_msg
-        from hp_inference.nodes.receipts import receipt_from_msg
         from hp_msgs.msg import FrameReport, LinkReport, TensorChunk
         rclpy.init()
         self.tender = Tender()
@@ -92,10 +93,11 @@ class Sender:
         self.node.create_subscription(FrameReport, 'frame_report', self._done, qos.REPORTS)
         self.node.create_subscription(
             LinkReport, 'link_report',
-            lambda msg: self.pacer.on_receipt(receipt_from_msg(msg)), qos.RECEIPTS)
-        self.outbox = Outbox(lambda chunk: publisher.publish(chunk_to_msg(chunk)),
-                             pacer=self.pacer)
+            lambda msg: self.pacer.on_ack(ack_from_msg(msg)), qos.ACKS)
+        self.transport = ChunkTransport(
+            lambda chunk, tag: publisher.publish(chunk_to_msg(chunk)), pacer=self.pacer)
         self.session, self.frame = secrets.randbits(64), 0
+        self.frames = deque(maxlen=4)  # of which something may be unsent
         self.done: dict[int, float] = {}
         self.arrived = threading.Condition()
         self.value = torch.randn(SHAPE).contiguous(memory_format=torch.channels_last)
@@ -116,10 +118,12 @@ class Sender:
 
     def send(self, rows: int = SHAPE[2]) -> int:
         """Queue rows of the value; return the number of the frame."""
+        from hp_inference.link.inbox import Inbox
         from hp_inference.link.wire import Head
         self.frame += 1
-        self.outbox.send(self.value[:, :, :rows], spec(rows),
-                         Head(self.session, self.frame, DIGEST, 0))
+        self.frames.append(self.transport.open_frame(
+            Head(self.session, self.frame, DIGEST, 0), Inbox([])))
+        self.frames[-1].send(spec(rows), self.value[:, :, :rows])
         return self.frame
 
     def wait(self, frame: int, timeout: float = GIVEN_UP_S) -> float | None:
@@ -223,8 +227,8 @@ class Sender:
         with self.arrived:
             self.arrived.notify_all()
         thread.join()
-        for frame in range(max(1, self.frame - 3), self.frame + 1):
-            self.outbox.cancel(self.session, frame)
+        for io in self.frames:
+            io.cancel()
         first = None
         while True:
             begin = time.monotonic()

@@ -6,8 +6,8 @@ from __future__ import annotations
 from hp_inference.graph.ir import Const, leaves, Op
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.load import ModelSpec, open_model
+from hp_inference.profile.device import CodecSpeed, DeviceProfile, OperatorTime
 from hp_inference.runtime.meters import Power
-from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime
 from hp_planner.timeline.setting import LinkModel, Setting
 
 # Of a robot's board and of a server some 10 times as fast: operations and bytes per second, and

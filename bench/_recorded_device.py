@@ -15,8 +15,8 @@ from scipy.optimize import nnls
 
 from hp_inference.graph.ir import Graph
 from hp_inference.graph.layout import Layout
+from hp_inference.profile.device import DeviceProfile, OperatorTime
 from hp_inference.runtime.meters import Power
-from hp_planner.profile.device import DeviceProfile, OperatorTime
 from hp_planner.report.trace import durations, run_trace, Sample
 from hp_planner.timeline.setting import LinkModel
 

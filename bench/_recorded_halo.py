@@ -10,21 +10,21 @@ import numpy as np
 
 from hp_inference.graph.layout import Layout
 from hp_planner.timeline import timeline
-from hp_planner.timeline.lattice import Lattice, lattice
+from hp_planner.timeline.row_tables import row_tables, RowTables
 
 
 @contextmanager
 def without_halos() -> Iterator[None]:
     """Let every operator read just the share of its input's rows that it computes of its output."""
-    timeline.lattice, before = _proportional, timeline.lattice
+    timeline.row_tables, before = _proportional, timeline.row_tables
     try:
         yield
     finally:
-        timeline.lattice = before
+        timeline.row_tables = before
 
 
-def _proportional(layout: Layout) -> Lattice:
-    made = lattice(layout)
+def _proportional(layout: Layout) -> RowTables:
+    made = row_tables(layout)
     low, high = made.low.copy(), made.high.copy()
     for v in range(1, len(made.rows)):
         rows = int(made.rows[v])

@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hp_inference.graph.layout import Layout
+from hp_inference.profile.device import DeviceProfile
 from hp_inference.split.plan import Plan
 from hp_inference.split.table import PlanTable
 from hp_inference.split.table_json import Choice
-from hp_planner.loss.grid import plan_table
-from hp_planner.loss.objective import Objective
-from hp_planner.profile.device import DeviceProfile
+from hp_planner.search.grid import plan_table
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.setting import LinkModel, Setting
 from hp_planner.timeline.timeline import Timeline
 

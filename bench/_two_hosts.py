@@ -21,9 +21,9 @@ import time
 from _common import ros_domain
 
 from hp_inference.link.dds import environment
+from hp_inference.profile.device import DeviceProfile
 from hp_inference.split.source import assemble
 from hp_inference.split.table import PlanTable
-from hp_planner.profile.device import DeviceProfile
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'test' / 'lab'))

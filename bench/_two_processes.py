@@ -27,16 +27,16 @@ import torch
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.load import ModelSpec, open_model
 from hp_inference.link.inbox import Inbox
-from hp_inference.link.outbox import Outbox
+from hp_inference.link.transport import ChunkTransport
 from hp_inference.link.wire import Chunk, Head, SliceSpec
+from hp_inference.profile.device import DeviceProfile
+from hp_inference.profile.measure import profile
 from hp_inference.runtime.executor import Executor, Trace
-from hp_inference.runtime.frames import inbox_for, LinkIO
+from hp_inference.runtime.frames import inbox_for
 from hp_inference.runtime.memory import keep_freed_memory
 from hp_inference.split.plan import Plan
 from hp_inference.split.program import compile_plan
 from hp_inference.split.shares import ROBOT, SERVER
-from hp_planner.profile.device import DeviceProfile
-from hp_planner.profile.measure import profile
 
 ECHO = 0  # a chunk of this frame comes straight back
 TRIPS = 50
@@ -72,7 +72,7 @@ class _Side:
         self._executors: list[Executor] = []
         self._free_at = 0.0
         self._echoes: queue.SimpleQueue[float] = queue.SimpleQueue()
-        self._outbox = Outbox(self._carry)
+        self._transport = ChunkTransport(self._carry)
         threading.Thread(target=self._read, daemon=True).start()
 
     def prepare(self, plans: Sequence[Plan]) -> None:
@@ -92,7 +92,8 @@ class _Side:
     def run(self, head: Head, image: torch.Tensor | None = None):
         """Return the outputs of a frame, the seconds until they were there and its trace."""
         trace, begin = Trace(), time.monotonic()
-        io = LinkIO(self.layout, self._inbox, self._outbox, head, begin + TIMEOUT_S)
+        io = self._transport.open_frame(head, self._inbox)
+        io.give_up_s = begin + TIMEOUT_S
         outputs = self._executors[head.plan_index].run(io, image, trace)
         return outputs, time.monotonic() - begin, trace
 
@@ -100,10 +101,11 @@ class _Side:
         """Return the seconds that a chunk of one byte takes there and back, without a rate."""
         spec, self.mbit_s = SliceSpec(0, 0, 1, (1,), None, torch.uint8), 0.0
         begin = time.monotonic()
-        self._outbox.send(torch.zeros(1, dtype=torch.uint8), spec, Head(1, ECHO, DIGEST, 0))
+        self._transport.open_frame(Head(1, ECHO, DIGEST, 0), Inbox([])).send(
+            spec, torch.zeros(1, dtype=torch.uint8))
         return self._echoes.get(timeout=TIMEOUT_S) - begin
 
-    def _carry(self, chunk: Chunk) -> None:
+    def _carry(self, chunk: Chunk, _tag: object = None) -> None:
         """Wait until the line is free and put a chunk on it, with the time at which it is over."""
         _come_first()
         now, payload = time.monotonic(), bytes(chunk.payload)

@@ -25,10 +25,10 @@ from _two_hosts import possible, settle, TwoHosts
 import torch
 
 from hp_inference.graph.load import ModelSpec, open_model
+from hp_inference.profile.measure import profile
+from hp_inference.profile.sample import sample_image
 from hp_inference.runtime.memory import keep_freed_memory
 from hp_inference.runtime.reference import TOLERANCE
-from hp_planner.profile.measure import profile
-from hp_planner.profile.sample import sample_image
 from hp_planner.timeline.setting import LinkModel
 
 MASK = str(Path(__file__).with_name('_mask.py'))

@@ -13,7 +13,7 @@ from _common import finish, parser, table
 from _goals import Goal, none
 import torch
 
-from hp_inference.commands.common import random_image
+from hp_cli.commands.common import random_image
 from hp_inference.graph.load import ModelSpec, open_model
 from hp_inference.runtime import reference
 from hp_inference.runtime.local import run_both

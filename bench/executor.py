@@ -36,12 +36,12 @@ class Recorded:
     def __init__(self):
         self.rows = {}
 
-    def send(self, step, rows):
+    def send(self, spec, rows):
         """Forget the rows."""
 
-    def receive(self, step):
+    def receive(self, spec):
         """Return rows recorded before."""
-        return self.rows[step.value, step.begin, step.end]
+        return self.rows[spec.key]
 
 
 class Recording:
@@ -59,10 +59,9 @@ class Recording:
             send = staticmethod(io.send)
 
             @staticmethod
-            def receive(step):
-                rows = io.receive(step)
-                recorder.link.rows[step.value, step.begin, step.end] = rows.clone(
-                    memory_format=torch.preserve_format)
+            def receive(spec):
+                rows = io.receive(spec)
+                recorder.link.rows[spec.key] = rows.clone(memory_format=torch.preserve_format)
                 return rows
         return self.executor.run(Tap, *args, **kwargs)
 

@@ -3,11 +3,11 @@
 Several robots on one server, over real ROS topics on one host.
 
 The server is server_node in a process of its own with one computing thread. The robots live in a
-second process; each has its topics, chunks, receipts and pacing, but computes nothing: the plan is
-full_offload, so that the server is what they share. Each asks for its next frame when it has the
-answer to the last, and every answer is compared with the unsplit model's. Beside the fleets, one
-robot is measured alone and next to one that floods the server, with robots that take turns and
-with all frames at once.
+second process; each has its topics, chunks, acknowledgements and pacing, but computes nothing: the
+plan is full_offload, so that the server is what they share. Each asks for its next frame when it
+has the answer to the last, and every answer is compared with the unsplit model's. Beside the
+fleets, one robot is measured alone and next to one that floods the server, with robots that take
+turns and with all frames at once.
 
 With --hostile, instead: seven robots that give a frame up when a robot's node would, in turns
 alone and with an eighth that sends the same server large tables, tables of many plans, large

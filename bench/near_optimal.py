@@ -22,8 +22,8 @@ from torch import nn
 
 from hp_inference.graph.capture import as_image_model, capture
 from hp_inference.graph.layout import Layout
-from hp_planner.loss.objective import Objective
-from hp_planner.loss.search import Loss
+from hp_planner.search.loss import Loss
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.setting import LinkModel, Setting
 from hp_planner.timeline.timeline import Population, Timeline
 
@@ -67,11 +67,11 @@ def layouts(quick: bool) -> dict[str, Layout]:
 
 def exhaustive(loss: Loss) -> tuple[np.ndarray, int]:
     """Return the least cost at each rate over all plans, and how many shares were tried."""
-    grid, shares = loss.timeline.grid, SHARES
-    while shares ** (len(grid.rows) - 1) > MOST_PLANS:
+    tables, shares = loss.timeline.tables, SHARES
+    while shares ** (len(tables.rows) - 1) > MOST_PLANS:
         shares -= 1
     levels = [sorted({round(rows * i / (shares - 1)) for i in range(shares)})
-              for rows in grid.rows]
+              for rows in tables.rows]
     every = product([levels[0][-1]], *levels[1:])
     best = np.full(len(RATES), np.inf)
     while batch := list(islice(every, BATCH)):

@@ -19,8 +19,8 @@ from _goals import at_most, Goal
 from _made_up import made_up_setting
 import numpy as np
 
-from hp_planner.loss.grid import LEAST_MBIT_S, MOST_MBIT_S, plan_table
-from hp_planner.loss.objective import Objective
+from hp_planner.search.grid import LEAST_MBIT_S, MOST_MBIT_S, plan_table
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.timeline import Timeline
 
 # Goals: a minute a table, and what a laptop has to spare.

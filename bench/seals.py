@@ -163,7 +163,7 @@ class Nodes:
         sizes = []
         listening = [self.node.create_subscription(
             kinds.get(topic, LinkReport), topic, lambda data: sizes.append(len(data)),
-            qos.CHUNKS if topic in ('uplink', 'downlink') else qos.RECEIPTS, raw=True)
+            qos.CHUNKS if topic in ('uplink', 'downlink') else qos.ACKS, raw=True)
             for topic in COUNTED]
         self.warm(5)
         sizes.clear()

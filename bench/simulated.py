@@ -20,9 +20,9 @@ import torch
 
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.load import ModelSpec
+from hp_inference.profile.sample import sample_image
 from hp_inference.runtime.reference import TOLERANCE, worst_error
 from hp_inference.split.plan import full_offload, layer, Plan, random_plan, robot_only, uniform
-from hp_planner.profile.sample import sample_image
 from hp_planner.timeline.setting import LinkModel, Setting
 from hp_planner.timeline.timeline import Timeline
 

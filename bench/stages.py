@@ -18,10 +18,10 @@ from _made_up import made_up_setting
 import numpy as np
 from scipy.optimize import differential_evolution
 
-from hp_planner.loss.baselines import baselines
-from hp_planner.loss.objective import Objective
-from hp_planner.loss.search import Loss
-from hp_planner.loss.space import Genome, RECOMPUTE, Stretch, tidy
+from hp_planner.search.baselines import baselines
+from hp_planner.search.loss import Loss
+from hp_planner.search.objective import Objective
+from hp_planner.search.space import Genome, RECOMPUTE, Stretch, tidy
 from hp_planner.timeline.timeline import Timeline
 
 MODELS = {'vgg16': (224, 224), 'vgg19_bn': (480, 640), 'resnet50': (480, 640),

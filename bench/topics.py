@@ -76,7 +76,7 @@ class Sender:
     def __init__(self):
         import rclpy
 
-        from hp_inference.link.outbox import Outbox
+        from hp_inference.link.transport import ChunkTransport
         from hp_inference.nodes import qos
         from hp_inference.nodes.convert import chunk_to_msg
         from hp_msgs.msg import FrameReport, TensorChunk
@@ -84,7 +84,8 @@ class Sender:
         self.node = rclpy.create_node('sender')
         publisher = self.node.create_publisher(TensorChunk, 'uplink', qos.CHUNKS)
         self.node.create_subscription(FrameReport, 'frame_report', self._done, qos.REPORTS)
-        self.outbox = Outbox(lambda chunk: publisher.publish(chunk_to_msg(chunk)))
+        self.transport = ChunkTransport(
+            lambda chunk, tag: publisher.publish(chunk_to_msg(chunk)))
         self.session, self.frame = secrets.randbits(64), 0
         self.done: dict[int, float] = {}
         self.arrived = threading.Event()
@@ -104,12 +105,13 @@ class Sender:
 
     def send(self, rows: int = SHAPE[2]) -> float | None:
         """Send rows of the value and wait for them; return the seconds, None for a loss."""
+        from hp_inference.link.inbox import Inbox
         from hp_inference.link.wire import Head
         self.frame += 1
         self.arrived.clear()
         begin = time.monotonic()
-        self.outbox.send(self.value[:, :, :rows], spec(rows),
-                         Head(self.session, self.frame, DIGEST, 0))
+        self.transport.open_frame(Head(self.session, self.frame, DIGEST, 0), Inbox([])).send(
+            spec(rows), self.value[:, :, :rows])
         end = begin + 5
         while self.frame not in self.done:
             if not self.arrived.wait(end - time.monotonic()):

@@ -25,10 +25,10 @@ from end_to_end import LINK, SLOWER
 import torch
 
 from hp_inference.graph.load import ModelSpec, open_model
+from hp_inference.profile.measure import profile
+from hp_inference.profile.sample import sample_image
 from hp_inference.runtime.memory import keep_freed_memory
 from hp_inference.runtime.reference import TOLERANCE
-from hp_planner.profile.measure import profile
-from hp_planner.profile.sample import sample_image
 from hp_planner.report.trace import read_trace
 
 RATES = [2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0]

@@ -28,11 +28,11 @@ from _recorded_halo import without_halos
 import numpy as np
 
 from hp_inference.split.plan import Plan
-from hp_planner.loss.baselines import baselines
-from hp_planner.loss.grid import default_grid, expected_costs, plan_table
-from hp_planner.loss.objective import Objective
-from hp_planner.loss.search import Loss
 from hp_planner.report.trace import Outcome, read_trace, run_trace, Sample, TraceError
+from hp_planner.search.baselines import baselines
+from hp_planner.search.grid import default_grid, expected_costs, plan_table
+from hp_planner.search.loss import Loss
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.setting import LinkModel, Setting
 from hp_planner.timeline.simulate import ENERGY, LATENCY
 from hp_planner.timeline.timeline import Population, Timeline

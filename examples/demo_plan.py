@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hp_inference.graph.layout import Layout
+from hp_inference.profile.measure import profile
 from hp_inference.split.plan import full_offload, robot_only
 from hp_inference.split.table import PlanTable
-from hp_planner.loss.grid import plan_table
-from hp_planner.loss.objective import Objective
-from hp_planner.profile.measure import profile
+from hp_planner.search.grid import plan_table
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.setting import LinkModel, Setting
 from hp_planner.timeline.timeline import Timeline
 

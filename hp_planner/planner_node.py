@@ -16,21 +16,20 @@ from hp_inference.link.keys import own_key
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_to_msg
 from hp_inference.nodes.diagnostics import ERROR, OK, Updater, WARN
-from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
 from hp_inference.nodes.params import KEY_FILE, MODEL, PLANS_DIR, Row, Table
-from hp_inference.nodes.sealing import Sealing
+from hp_inference.nodes.topics import Topics
 from hp_inference.nodes.worker import Worker
+from hp_inference.profile.device import DeviceProfile, MAX_BYTES, ProfileError
 from hp_inference.split.table import PlanTable
 from hp_inference.split.table_json import is_table, MAX_JSON_BYTES
 from hp_inference.text import line, why
 from hp_msgs.msg import DeviceProfile as DeviceProfileMsg
 from hp_msgs.msg import PlanTable as PlanTableMsg
-from hp_planner.loss.grid import plan_table
-from hp_planner.loss.objective import OBJECTIVES
-from hp_planner.loss.search import POLICIES
-from hp_planner.profile.device import DeviceProfile, MAX_BYTES, ProfileError
+from hp_planner.search.grid import plan_table
+from hp_planner.search.loss import POLICIES
+from hp_planner.search.objective import OBJECTIVES
 from hp_planner.task import Task
 from hp_planner.timeline.setting import LinkModel, Setting
 from hp_planner.timeline.timeline import Timeline
@@ -93,7 +92,7 @@ class PlannerNode(ModelNode):
 
     def __init__(self):
         super().__init__('planner_node', PLANNER)
-        self.layout = self.worker = self.diagnostics = self.sealing = None
+        self.layout = self.worker = self.diagnostics = self.topics = None
         self.profiles: dict[str, DeviceProfile] = {}
         self.to_profile: list[str] = []  # sides still to be profiled, the one at work first
         self.table: PlanTable | None = None
@@ -102,8 +101,7 @@ class PlannerNode(ModelNode):
         self._logged_s = 0.0
         self._folder = Folder(self.params.plans_dir)
         self.params.check('save_to', self._check_save_to)
-        self.clients_made, self.subscriptions_made = {}, {}
-        self._published = self._made_publisher = None
+        self.clients_made = {}
         self.create_service(Trigger, '~/profile', self._on_profile_asked)
         self.create_service(Trigger, '~/plan', self._on_plan_asked)
 
@@ -112,22 +110,20 @@ class PlannerNode(ModelNode):
         self._check_save_to(self.params.save_to)
         key = own_key(self.params.key_file)
         self.layout = self.open_model()
-        self.sealing = Sealing(self, key, 'planner')
+        self.topics = Topics(self, key, 'planner')
         for side in SIDES:
             path = getattr(self.params, f'{side}_profile')
             if path:
                 self.profiles[side] = DeviceProfile.load(path)
                 self.profiles[side].check(self.layout)
         self.worker = Worker(self, 'planner worker')
-        self._made_publisher = self.create_lifecycle_publisher(
-            PlanTableMsg, 'planned_table', **qos.publisher(self, 'planned_table', qos.LATCHED))
-        self._published = self.sealing.publisher('planned_table', self._made_publisher)
+        self._published = self.topics.advertise(PlanTableMsg, 'planned_table', qos.LATCHED)
         for side in SIDES:
             if side not in self.profiles:
                 self._listen_to(side)
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('planning', self._diagnose)
-        self.diagnostics.add('security', self.sealing.diagnose)
+        self.diagnostics.add('security', self.topics.sealing.diagnose)
 
     def _check_save_to(self, name: str) -> None:
         if name and not name.endswith('.json'):
@@ -143,10 +139,8 @@ class PlannerNode(ModelNode):
             raise ValueError(f"parameter '{side}_node' is {name!r}, expected the name of a node, "
                              f"such as '{side}_node' or '/{side}_node': "
                              f'{str(error).splitlines()[0]}') from error
-        topic = f'{side}_profile'
-        self.subscriptions_made[side] = Guarded(
-            self, DeviceProfileMsg, topic, partial(self._on_profile, side), qos.LATCHED,
-            admit=self.sealing.admits(topic))
+        self.topics.listen(DeviceProfileMsg, f'{side}_profile', partial(self._on_profile, side),
+                           qos.LATCHED)
 
     def cleanup(self) -> None:
         """Stop planning and leave the topics."""
@@ -154,17 +148,12 @@ class PlannerNode(ModelNode):
             self.worker.close()
         if self.diagnostics:
             self.diagnostics.destroy()
-        for subscription in self.subscriptions_made.values():
-            subscription.close()
         for client in self.clients_made.values():
             self.destroy_client(client)
-        if self._made_publisher:
-            self.destroy_lifecycle_publisher(self._made_publisher)
-        if self.sealing:
-            self.sealing.close()
-        self.clients_made, self.subscriptions_made = {}, {}
-        self._published = self._made_publisher = None
-        self.layout = self.worker = self.diagnostics = self.table = self.sealing = None
+        if self.topics:
+            self.topics.close()
+        self.clients_made = {}
+        self.layout = self.worker = self.diagnostics = self.table = self.topics = None
         self.profiles, self.to_profile, self.trouble = {}, [], ''
         self.planning = self.again = False
 

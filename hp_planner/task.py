@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from hp_inference.graph.layout import Layout
+from hp_inference.profile.device import DeviceProfile
 from hp_inference.runtime.meters import Power
-from hp_planner.loss.grid import checked_grid, default_grid
-from hp_planner.loss.objective import Objective
-from hp_planner.profile.device import DeviceProfile
+from hp_planner.search.grid import checked_grid, default_grid
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.setting import LinkModel, Setting, SettingError
 
 WATTS = ('waiting_w', 'communicating_w', 'computing_w')

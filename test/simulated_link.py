@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A link in simulated time: a rate that changes, a delay, receipts that come late or not at all."""
+"""A link in simulated time: its rate changes; acknowledgements come late or not at all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import heapq
 from itertools import count
 from random import Random
 
-from hp_inference.link.receipts import Receipt, Receipts
-from hp_inference.link.window import Window
+from hp_inference.link.acknowledgements import Ack, Acknowledger
+from hp_inference.link.congestion_window import CongestionWindow
 
 SESSION, RECEIVER = 7, 9
 CHUNK = 60_000
@@ -20,9 +20,9 @@ CLOCKS_DIFFER_S = 1e5
 
 class Link:
     """
-    Events in order of time; a queue at ``rate(t)`` [Mbit/s], then ``delay_s``, then receipts.
+    Events in order of time: a queue at ``rate(t)`` [Mbit/s], ``delay_s``, then acknowledgements.
 
-    Threads come late by ``late_s`` on average; of the receipts a part ``lost`` gets lost.
+    Threads come late by ``late_s`` on average; of the acknowledgements a part ``lost`` gets lost.
     """
 
     def __init__(self, rate: Callable[[float], float], delay_s=0.002, late_s=0.002, lost=0.0,
@@ -34,7 +34,7 @@ class Link:
         self._events: list = []
         self._order = count()
         self._free_s = self._called_s = 0.0
-        self._receipts = Receipts(RECEIVER)
+        self._acks = Acknowledger(RECEIVER)
 
     def at(self, when: float, do: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._order), do))
@@ -45,9 +45,9 @@ class Link:
             do()
         self.now = until
 
-    def send(self, seq: int, nbytes: int, last: bool, take: Callable[[Receipt], None],
+    def send(self, seq: int, nbytes: int, last: bool, take: Callable[[Ack], None],
              session: int = SESSION, sent_s: float | None = None) -> None:
-        """Put a chunk into the queue; its receipt is taken when it is back."""
+        """Put a chunk into the queue; its acknowledgement is taken when it is back."""
         sent_s = self.now if sent_s is None else sent_s
         when, left = max(self._free_s, self.now), float(nbytes)
         while left > 0 and when < self.now + 100:
@@ -65,16 +65,16 @@ class Link:
     def _lateness(self) -> float:
         return self._random.expovariate(1 / self.late_s) if self.late_s else 0.0
 
-    def _arrive(self, entry: tuple, take: Callable[[Receipt], None]) -> None:
+    def _arrive(self, entry: tuple, take: Callable[[Ack], None]) -> None:
         arrived_s = self.now
         self.arrived.append((arrived_s, entry[2]))
         self._called_s = max(self._called_s, arrived_s + self._lateness())
 
         def called() -> None:
-            receipt = self._receipts.took(*entry)
-            if receipt is not None and self._random.random() >= self.lost:
-                receipt = replace(receipt, held_s=self.now - arrived_s)
-                self.at(self.now + self.delay_s + self._lateness(), lambda: take(receipt))
+            ack = self._acks.took(*entry)
+            if ack is not None and self._random.random() >= self.lost:
+                ack = replace(ack, held_s=self.now - arrived_s)
+                self.at(self.now + self.delay_s + self._lateness(), lambda: take(ack))
         self.at(self._called_s, called)
 
 
@@ -82,7 +82,7 @@ class Sender:
     """Sends as many chunks as its window lets go, all the time or a value per ``period_s``."""
 
     def __init__(self, link: Link, value_bytes=10 ** 9, period_s=0.0, chunk=CHUNK):
-        self.link, self.window = link, Window()
+        self.link, self.window = link, CongestionWindow()
         self.in_flight: list[tuple[float, int]] = []
         self._value, self._period_s, self._chunk = value_bytes, period_s, chunk
         self._left, self._asked = value_bytes, 0
@@ -113,7 +113,7 @@ class Sender:
         asked = self._asked
         self.link.at(when, lambda: asked == self._asked and self.go())
 
-    def _take(self, receipt: Receipt) -> None:
-        self.window.on_receipt(receipt, self.link.now)
+    def _take(self, ack: Ack) -> None:
+        self.window.on_ack(ack, self.link.now)
         if self._left > 0:
             self.go()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a link carries, worked out from receipts.
+What a link carries, worked out from acknowledgements.
 
 Chunks that queue one behind the other arrive as fast as the link lets them, so the time between
 two arrivals, on the receiver's clock alone, is what the link takes for the second. The difficulty
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import math
 from statistics import median
 
-from hp_inference.link.receipts import Receipt
+from hp_inference.link.acknowledgements import Ack
 
 RECENT_S = 0.4
 """Samples that the estimate rests on; a step is believed when half of their bytes are new."""
@@ -27,7 +27,7 @@ FLOOR_S = 30.0
 ROUND_TRIP_S = 5.0
 """For the least round trip."""
 CLOCK_JUMP_S = 0.25
-"""A way back that changes so much from one receipt to the next is a clock that was set."""
+"""A way back that changes so much from one acknowledgement to the next is a clock that was set."""
 MARGIN_S = 0.0002
 """Delays differ by this on an idle link, whatever is sent."""
 ENOUGH_S, ENOUGH_BYTES = 0.005, 60_000
@@ -43,7 +43,7 @@ PATHS = 4
 LONGEST_ROUND_TRIP_S = 60.0
 """More is the clock of another host."""
 MOST_BYTES_PER_S = 1.25e11
-"""No link carries more, whatever the times in a receipt say."""
+"""No link carries more, whatever the times in an acknowledgement say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Least:
 
 
 class _Path:
-    """What is remembered between the receipts of one session at one receiver."""
+    """What is remembered between the acknowledgements of one session at one receiver."""
 
     def __init__(self):
         # Way of a chunk of no bytes through the idle link, and what the clocks differ by, worked
@@ -101,7 +101,7 @@ class _Path:
 
 class Estimator:
     """
-    Capacity and round trip of a link, from the receipts of one or more sessions.
+    Capacity and round trip of a link, from the acknowledgements of one or more sessions.
 
     Two neighbours of a session queued if the later one was sent before the earlier one can have
     left the link, or if they came further apart than they were sent. Several such chunks give a
@@ -128,19 +128,19 @@ class Estimator:
         self._sampled_s, self._source = -math.inf, ''
         self._round_trip = Least(ROUND_TRIP_S)
 
-    def add(self, receipt: Receipt, now: float, source: str = 'traffic') -> None:
-        """Take in a receipt; ``now`` [s] is when it came, ``source`` what was received."""
-        path = self._path(receipt)
-        round_trip = now - receipt.sent_s[-1] - receipt.held_s
+    def add(self, ack: Ack, now: float, source: str = 'traffic') -> None:
+        """Take in an acknowledgement; ``now`` [s] is when it came, ``source`` what was received."""
+        path = self._path(ack)
+        round_trip = now - ack.sent_s[-1] - ack.held_s
         if 0 <= round_trip < LONGEST_ROUND_TRIP_S:
             self._round_trip.add(now, round_trip)
-        way_back = now - receipt.held_s - receipt.arrived_s[-1]
+        way_back = now - ack.held_s - ack.arrived_s[-1]
         if abs(way_back - path.way_back_s) > CLOCK_JUMP_S:
             path.floor, path.floor_rate = Least(FLOOR_S), math.inf
             path.arrived_s = path.run_at_s = math.nan
         path.way_back_s = way_back
-        for arrival in zip(receipt.seq, receipt.payload_bytes, receipt.sent_s,
-                           receipt.arrived_s):
+        for arrival in zip(ack.seq, ack.payload_bytes, ack.sent_s,
+                           ack.arrived_s):
             self._arrived(path, *arrival, now, source)
         self._put_together(path, now, source)
 
@@ -155,8 +155,8 @@ class Estimator:
         return Estimate(self._bytes_per_s, low, 0.0 if math.isnan(round_trip) else round_trip,
                         max(0.0, now - self._sampled_s), self._source)
 
-    def _path(self, receipt: Receipt) -> _Path:
-        key = receipt.session, receipt.receiver
+    def _path(self, ack: Ack) -> _Path:
+        key = ack.session, ack.receiver
         path = self._paths.pop(key, None) or _Path()
         self._paths[key] = path  # the newest last
         if len(self._paths) > PATHS:
@@ -166,10 +166,10 @@ class Estimator:
     def _arrived(self, path: _Path, seq: int, nbytes: int, sent_s: float, arrived_s: float,
                  now: float, source: str) -> None:
         """Compare an arrival with the one before it."""
-        if seq <= path.seq < seq + 2 ** 31:  # a receipt that came twice, or too late
+        if seq <= path.seq < seq + 2 ** 31:  # an acknowledgement that came twice, or too late
             return
         sent_apart, apart = sent_s - path.sent_s, arrived_s - path.arrived_s
-        # Not so for the first one (NaN), and when a receipt is lost or a clock was set.
+        # Not so for the first one (NaN), and when an acknowledgement is lost or a clock was set.
         follows = seq == path.seq + 1 and sent_apart >= 0 and apart >= 0
         if follows and nbytes >= LEAST_CHUNK_BYTES and self._queued(
                 path, nbytes, sent_s, sent_apart, apart, now):

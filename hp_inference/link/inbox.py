@@ -59,10 +59,9 @@ class Inbox:
         self._head = head
         self._slots: dict[tuple[int, int, int], _Slot] = {}
         for spec in specs:
-            key = (spec.value_id, spec.row_begin, spec.row_end)
-            if key in self._slots:
+            if spec.key in self._slots:
                 raise ValueError(f'{spec} is to be received twice; each slice travels once')
-            self._slots[key] = _Slot(spec)
+            self._slots[spec.key] = _Slot(spec)
         self._incomplete = len(self._slots)
         self._abort_reason: str | None = None
         self.arrived_s = time.monotonic()  # the last chunk, or that there was none yet

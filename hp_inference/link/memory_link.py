@@ -8,7 +8,7 @@ from dataclasses import replace
 import time
 
 from hp_inference.link.errors import BadChunk
-from hp_inference.link.outbox import Outbox
+from hp_inference.link.transport import ChunkTransport
 from hp_inference.link.wire import Chunk
 
 Deliver = Callable[[Chunk], object]
@@ -17,14 +17,14 @@ Tap = Callable[[Chunk], Iterable[Chunk]]
 
 class MemoryLink:
     """
-    Connects a robot side and a server side by an outbox each.
+    Connects a robot side and a server side by a transport each.
 
-    ``link.robot`` is the outbox of the robot: its chunks go to ``to_server``, and those of
-    ``link.server`` to ``to_robot``, on the outbox's thread and with a copy of the payload, as a
-    real link would. ``mbit_s`` (1e6 bits per second, each direction) delays a chunk until its
-    payload has passed at that rate. ``tap`` maps each chunk to those that arrive in its place:
-    none, others, several or earlier ones. A BadChunk that a side raises is kept in ``refused``,
-    because the sender of a real link would not hear of it either.
+    ``link.robot`` is the robot's: its chunks go to ``to_server``, and those of ``link.server`` to
+    ``to_robot``, on the transport's thread and with a copy of the payload, as a real link would.
+    ``mbit_s`` (1e6 bits per second, each direction) delays a chunk until its payload has passed at
+    that rate. ``tap`` maps each chunk to those that arrive in its place: none, others, several or
+    earlier ones. A BadChunk that a side raises is kept in ``refused``, because the sender of a real
+    link would not hear of it either.
     """
 
     def __init__(self, to_server: Deliver, to_robot: Deliver, *,
@@ -34,8 +34,8 @@ class MemoryLink:
         self.refused: list[BadChunk] = []
         self._up = _Direction(to_server, mbit_s, tap, self.refused)
         self._down = _Direction(to_robot, mbit_s, tap, self.refused)
-        self.robot = Outbox(self._up.carry, name='robot outbox')
-        self.server = Outbox(self._down.carry, name='server outbox')
+        self.robot = ChunkTransport(self._up.carry, 'uplink')
+        self.server = ChunkTransport(self._down.carry, 'downlink')
 
     @property
     def sent_bytes(self) -> int:
@@ -43,7 +43,7 @@ class MemoryLink:
         return self._up.sent_bytes + self._down.sent_bytes
 
     def close(self, timeout: float | None = 1.0) -> bool:
-        """Close both outboxes, each within ``timeout`` seconds; return whether all went out."""
+        """Close both transports, each within ``timeout`` seconds; return whether all went out."""
         return all([self.robot.close(timeout), self.server.close(timeout)])
 
     def __enter__(self) -> MemoryLink:
@@ -51,12 +51,12 @@ class MemoryLink:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        """Close both outboxes."""
+        """Close both transports."""
         self.close()
 
 
 class _Direction:
-    """One direction of the link; used by one outbox thread."""
+    """One direction of the link; used by one transport's thread."""
 
     def __init__(self, deliver: Deliver, mbit_s: float | None, tap: Tap | None,
                  refused: list[BadChunk]):
@@ -67,7 +67,7 @@ class _Direction:
         self._free_at = 0.0
         self.sent_bytes = 0
 
-    def carry(self, chunk: Chunk) -> None:
+    def carry(self, chunk: Chunk, _tag: object) -> None:
         chunk = replace(chunk, payload=bytes(chunk.payload))
         self.sent_bytes += len(chunk.payload)
         if self._bytes_per_s is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import logging
 import threading
 import time
+from typing import Protocol
 
 import torch
 
@@ -32,12 +33,26 @@ class SentSlice:
     encoded_bytes: int
 
 
+class OutgoingFrame(Protocol):
+    """The frame whose slices an outbox sends; all of it is called on the outbox's thread."""
+
+    head: Head
+
+    def publish(self, chunk: Chunk) -> None:
+        """Let a chunk go; may block. What it raises ends its slice."""
+
+    def sent(self, slice_: SentSlice) -> None:
+        """Take note of a slice that has gone, whole."""
+
+    def failed(self, spec: SliceSpec, error: Exception) -> None:
+        """Take note of a slice whose rest is given up: nobody could complete it any more."""
+
+
 @dataclass(slots=True, eq=False)
 class _Item:
     tensor: torch.Tensor
     spec: SliceSpec
-    head: Head
-    on_done: Callable[[SentSlice], None] | None
+    frame: OutgoingFrame
     unsent_bytes: int
     cancelled: bool = False
 
@@ -46,19 +61,12 @@ class Outbox:
     """
     Sends slices in the order in which they are given, on one daemon thread.
 
-    ``publish`` is called with each chunk, on that thread; it may block. If it raises, the rest of
-    the slice is given up (the receiver could not complete it any more), ``on_error`` gets the
-    slice's spec, its head and the exception (None: it is logged), and the next slice follows.
-    ``pacer`` says when the next chunk may go (None: at once).
+    ``pacer`` says when the next chunk may go (None: at once). A slice that fails does not keep
+    those after it.
     """
 
-    def __init__(self, publish: Callable[[Chunk], None], name: str = 'outbox',
-                 on_error: Callable[[SliceSpec, Head, Exception], None] | None = None,
-                 pacer: Pacer | None = None):
-        self._publish = publish
-        self._pacer = pacer
-        self._name = name
-        self._on_error = on_error
+    def __init__(self, name: str = 'outbox', pacer: Pacer | None = None):
+        self._name, self._pacer = name, pacer
         self._queue: deque[_Item] = deque()
         self._current: _Item | None = None
         self._queued_bytes = 0
@@ -72,28 +80,31 @@ class Outbox:
         """Raw bytes that are given to send but not yet published."""
         return self._queued_bytes
 
-    def send(self, tensor: torch.Tensor, spec: SliceSpec, head: Head,
-             on_done: Callable[[SentSlice], None] | None = None) -> None:
+    @property
+    def idle(self) -> bool:
+        """Whether all that was given to it has gone, or was given up."""
+        return not self._queued_bytes and self._current is None
+
+    def send(self, tensor: torch.Tensor, spec: SliceSpec, frame: OutgoingFrame) -> None:
         """
         Queue a slice; returns at once and copies nothing.
 
-        The tensor must not change until ``on_done`` is called (on the sender's thread), which does
-        not happen for a slice that is cancelled or fails. Raises ValueError for a tensor that does
-        not fit its spec, LinkError once the outbox is closed.
+        The tensor must not change until ``frame.sent`` is called, which does not happen for a
+        slice that is cancelled or fails. Raises ValueError for a tensor that does not fit its
+        spec, LinkError once the outbox is closed.
         """
         spec.check(tensor)
         with self._changed:
             if self._closing:
                 raise LinkError(f'{self._name} is closed; {spec} cannot be sent')
-            self._queue.append(_Item(tensor, spec, head, on_done, spec.nbytes))
+            self._queue.append(_Item(tensor, spec, frame, spec.nbytes))
             self._queued_bytes += spec.nbytes
             self._changed.notify()
 
-    def cancel(self, session: int, frame: int) -> int:
+    def cancel(self, frame: OutgoingFrame) -> int:
         """Drop what is not yet published of a frame; return how many slices that cut short."""
         with self._changed:
-            dropped = self._drop(lambda item: (item.head.session, item.head.frame)
-                                 == (session, frame))
+            dropped = self._drop(lambda item: item.frame is frame)
         self._wake()
         return dropped
 
@@ -101,7 +112,7 @@ class Outbox:
         """
         Take no more slices, send those queued for up to ``timeout`` seconds, drop the rest.
 
-        Returns whether all of them went out. A ``publish`` that blocks is not waited for longer.
+        Returns whether all of them went out. What blocks is not waited for longer.
         """
         with self._changed:
             self._closing = True
@@ -149,40 +160,35 @@ class Outbox:
         try:
             sent = self._transmit(item)
         except Exception as error:
-            self._report(item, error)
+            self._tell(item, item.frame.failed, item.spec, error)
         with self._changed:
             self._current = None
             self._settle(item, item.unsent_bytes)
-        if sent is not None and item.on_done is not None:
-            try:
-                item.on_done(sent)
-            except Exception:
-                _log.exception('%s: the callback for %s failed', self._name, item.spec)
+        if sent is not None:
+            self._tell(item, item.frame.sent, sent)
         return True
 
     def _transmit(self, item: _Item) -> SentSlice | None:
         """Publish the chunks of a slice; return None when it was cancelled on the way."""
         start = time.monotonic()
         encoded = 0
-        for chunk in chunk_slice(item.tensor, item.spec, item.head):
+        for chunk in chunk_slice(item.tensor, item.spec, item.frame.head):
             if self._pacer is not None:
                 self._pacer.admit(chunk, lambda: item.cancelled)
             if item.cancelled:
                 return None
-            self._publish(chunk)
+            item.frame.publish(chunk)
             encoded += len(chunk.payload)
             with self._changed:
                 self._settle(item, chunk.raw_bytes)
         if item.cancelled:
             return None
-        return SentSlice(item.spec, item.head, start, time.monotonic(), item.spec.nbytes, encoded)
+        return SentSlice(item.spec, item.frame.head, start, time.monotonic(), item.spec.nbytes,
+                         encoded)
 
-    def _report(self, item: _Item, error: Exception) -> None:
-        if self._on_error is None:
-            _log.error('%s: sending %s of frame %s failed: %s; the rest of it is dropped',
-                       self._name, item.spec, item.head.frame, error, exc_info=error)
-            return
+    def _tell(self, item: _Item, callback: Callable, *what: object) -> None:
         try:
-            self._on_error(item.spec, item.head, error)
+            callback(*what)
         except Exception:
-            _log.exception('%s: the error callback for %s failed', self._name, item.spec)
+            _log.exception('%s: the callback for %s of frame %s failed', self._name, item.spec,
+                           item.frame.head.frame)

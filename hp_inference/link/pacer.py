@@ -9,8 +9,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from hp_inference.link.receipts import Receipt
-from hp_inference.link.window import Window
+from hp_inference.link.acknowledgements import Ack
+from hp_inference.link.congestion_window import CongestionWindow
 
 if TYPE_CHECKING:  # it comes with torch, which who measures links does without
     from hp_inference.link.wire import Chunk
@@ -23,15 +23,15 @@ class Pacer:
     """
     Holds a sender back so that a slow link never hides more than moments of queued bytes.
 
-    Bytes in flight are those that were admitted and of which no receipt has come. There are as many
-    as keep the link busy, by what its receipts show (see Window). ``limit_mbit_s`` makes the link
-    no faster than that, 0 leaves it as it is: each chunk is held back for the time that such a
-    link would take for it. It may be set at any time, by any thread.
+    Bytes in flight are those that were admitted and are not acknowledged. There are as many as keep
+    the link busy (see CongestionWindow). ``limit_mbit_s`` makes the link no faster than that, 0
+    leaves it as it is: each chunk is held back for the time that such a link would take for it. It
+    may be set at any time, by any thread.
     """
 
     def __init__(self, limit_mbit_s: float = 0.0):
         self._changed = threading.Condition()
-        self._window = Window()
+        self._window = CongestionWindow()
         self._limit = EmulatedLink(limit_mbit_s)
 
     @property
@@ -47,12 +47,12 @@ class Pacer:
 
     @property
     def in_flight_bytes(self) -> int:
-        """Payload that was admitted and of which no receipt has come; none of what is lost."""
+        """Payload that was admitted and is not acknowledged; none of what is lost."""
         return self._window.in_flight_bytes
 
     @property
     def stalled(self) -> bool:
-        """Chunks are in flight and for long, a second at least, no receipt has come."""
+        """Chunks are in flight and for long, a second at least, no acknowledgement has come."""
         with self._changed:
             return self._window.stalled(time.monotonic())
 
@@ -87,10 +87,10 @@ class Pacer:
         with self._changed:
             self._changed.notify_all()
 
-    def on_receipt(self, receipt: Receipt) -> None:
-        """Take a receipt of chunks that this sent; those of others are ignored."""
+    def on_ack(self, ack: Ack) -> None:
+        """Take an acknowledgement of chunks that this sent; those of others are ignored."""
         with self._changed:
-            if self._window.on_receipt(receipt, time.monotonic()):
+            if self._window.on_ack(ack, time.monotonic()):
                 self._changed.notify_all()
 
     def reset(self) -> None:

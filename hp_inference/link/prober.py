@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections import deque
 import math
 
+from hp_inference.link.acknowledgements import Ack
 from hp_inference.link.bandwidth import Estimate, Estimator
 from hp_inference.link.pacer import EmulatedLink
-from hp_inference.link.receipts import Receipt
 
 HEARTBEAT_S, HEARTBEAT_BYTES = 0.15, 200
 """A tiny probe so often tells a silent link from an idle one."""
@@ -17,14 +17,14 @@ TRAIN_S = 0.008
 LEAST_TRAIN_BYTES, PIECES, PIECE_BYTES = 20_000, 4, 15_000
 """... but is not smaller, and comes in so many pieces, or more that are no larger."""
 UNANSWERED = 2
-"""Receipts may get lost; as many probes must have gone before their absence means anything."""
+"""Acknowledgements may get lost; so many probes must have gone before it means anything."""
 QUEUED_BYTES = 120_000
 """Of others, may go before a probe."""
 
 
 class Prober:
     """
-    Watches one link: takes receipts, asks for probes, knows the estimate; plain and without clock.
+    Watches one link: takes acknowledgements, asks for probes, knows the estimate; has no clock.
 
     Times are time.monotonic() [s], given by the caller. ``session`` is that of the probes. Not
     thread-safe.
@@ -59,14 +59,14 @@ class Prober:
             return Estimate(0.0, 0.0, 0.0, 0.0, 'silence')  # it is noticed anew all the time
         return self._estimator.estimate(now)
 
-    def on_receipt(self, receipt: Receipt, now: float) -> None:
-        """Take in a receipt, of a probe or of anything else that was sent."""
+    def on_ack(self, ack: Ack, now: float) -> None:
+        """Take in an acknowledgement, of a probe or of anything else that was sent."""
         self._heard_s, self._unanswered = now, 0
         if self.silent:
             self.silent = False
             self._heartbeat_s = -math.inf  # so that it is measured at once
-        own = receipt.session == self._session
-        self._estimator.add(receipt, now, 'probe' if own else 'traffic')
+        own = ack.session == self._session
+        self._estimator.add(ack, now, 'probe' if own else 'traffic')
 
     def look(self, now: float) -> None:
         """Notice silence, and queue the probes that are due."""

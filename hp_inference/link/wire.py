@@ -173,6 +173,11 @@ class SliceSpec:
         return f'value {self.value_id} rows [{self.row_begin}, {self.row_end})'
 
     @cached_property
+    def key(self) -> tuple[int, int, int]:
+        """Which rows of which value these are; a side sends or receives them once a frame."""
+        return self.value_id, self.row_begin, self.row_end
+
+    @cached_property
     def nbytes(self) -> int:
         """Raw bytes of the slice."""
         return math.prod(self.shape) * self.dtype.itemsize

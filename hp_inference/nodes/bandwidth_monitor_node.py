@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node that measures the link: receipts in, bandwidth out, probes while nothing else tells."""
+"""The node that measures the link: acknowledgements in, bandwidth out; probes where none come."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import time
 
 from rclpy.clock import Clock, ClockType
 
+from hp_inference.link.acknowledgements import BadAck
 from hp_inference.link.keys import own_key
 from hp_inference.link.prober import Prober
-from hp_inference.link.receipts import BadReceipt
 from hp_inference.nodes import qos
+from hp_inference.nodes.acknowledgements import ack_from_msg
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
-from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.managed import ManagedNode, run
 from hp_inference.nodes.params import MONITOR
-from hp_inference.nodes.receipts import receipt_from_msg
-from hp_inference.nodes.sealing import Sealing
+from hp_inference.nodes.topics import Topics
 from hp_msgs.msg import Bandwidth, LinkReport, Probe
 
 # How often it is looked whether a probe is due or the link silent.
@@ -34,9 +33,8 @@ class BandwidthMonitorNode(ManagedNode):
 
     def __init__(self):
         super().__init__('bandwidth_monitor_node', MONITOR)
-        self.prober = self.diagnostics = self.sealing = None
-        self.receipts = 0
-        self.publishers_made, self._reports = [], None
+        self.prober = self.diagnostics = self.topics = None
+        self.acks = 0
         self.timers_made: dict[str, object] = {}
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._published: float | None = None
@@ -44,23 +42,18 @@ class BandwidthMonitorNode(ManagedNode):
 
     def configure(self) -> None:
         """Open the topics."""
-        self.sealing = Sealing(self, own_key(self.params.key_file), 'monitor')
+        self.topics = Topics(self, own_key(self.params.key_file), 'monitor')
         self._session = secrets.randbits(64)
-        self.receipts, self._published = 0, None
+        self.acks, self._published = 0, None
         p = self.params
         self.prober = Prober(self._session, time.monotonic(), p.probe_period_s, p.probe_bytes,
                              p.silence_s, p.limit_mbit_s)
-        self.publishers_made = [
-            self.create_lifecycle_publisher(kind, topic, **qos.publisher(self, topic, profile))
-            for kind, topic, profile in ((Bandwidth, 'bandwidth', qos.METRICS),
-                                         (Probe, 'probe', qos.RECEIPTS))]
-        self._bandwidth, self._probe = map(self.sealing.publisher, ('bandwidth', 'probe'),
-                                           self.publishers_made)
-        self._reports = Guarded(self, LinkReport, 'link_report', self._on_receipt, qos.RECEIPTS,
-                                admit=self.sealing.admits('link_report'))
+        self._bandwidth = self.topics.advertise(Bandwidth, 'bandwidth', qos.METRICS)
+        self._probe = self.topics.advertise(Probe, 'probe', qos.ACKS)
+        self._reports = self.topics.listen(LinkReport, 'link_report', self._on_ack, qos.ACKS)
         self.diagnostics = Updater(self, 'link')
         self.diagnostics.add('link', self._diagnose)
-        self.diagnostics.add('security', self.sealing.diagnose)
+        self.diagnostics.add('security', self.topics.sealing.diagnose)
         self._every('look', LOOK_S, self._look)
         self._every('publish', 1 / self.params.publish_hz, self._publish)
 
@@ -68,16 +61,11 @@ class BandwidthMonitorNode(ManagedNode):
         """Leave the topics."""
         for name in list(self.timers_made):
             self._stop(name)
-        if self._reports:
-            self._reports.close()
         if self.diagnostics:
             self.diagnostics.destroy()
-        for publisher in self.publishers_made:
-            self.destroy_lifecycle_publisher(publisher)
-        if self.sealing:
-            self.sealing.close()
-        self.publishers_made, self._reports = [], None
-        self.prober = self.diagnostics = self.sealing = None
+        if self.topics:
+            self.topics.close()
+        self.prober = self.diagnostics = self.topics = None
 
     def _on_change(self, values: dict) -> None:
         if not self.prober:
@@ -99,17 +87,17 @@ class BandwidthMonitorNode(ManagedNode):
         if name in self.timers_made:
             self.destroy_timer(self.timers_made.pop(name))
 
-    def _on_receipt(self, msg: LinkReport) -> None:
+    def _on_ack(self, msg: LinkReport) -> None:
         if not self.active:
             return
         try:
-            receipt = receipt_from_msg(msg)
-        except BadReceipt as error:
+            ack = ack_from_msg(msg)
+        except BadAck as error:
             self.get_logger().warning(f'link_report: {error}', throttle_duration_sec=1.0)
             return
-        self.receipts += 1
+        self.acks += 1
         recovered = self.prober.silent
-        self.prober.on_receipt(receipt, time.monotonic())
+        self.prober.on_ack(ack, time.monotonic())
         if recovered:
             self.get_logger().info('the link is back')
             self._look()
@@ -122,7 +110,7 @@ class BandwidthMonitorNode(ManagedNode):
         self.prober.look(time.monotonic())
         if self.prober.silent and not silent:
             self.get_logger().warning(
-                f'nothing gets through: no receipt on {self._reports.topic_name} for '
+                f'nothing gets through: no acknowledgement on {self._reports.topic_name} for '
                 f'{self.params.silence_s:g} s')
             self._publish_step()
         self._send()
@@ -160,7 +148,7 @@ class BandwidthMonitorNode(ManagedNode):
 
     def _diagnose(self):
         known = self.prober.estimate(time.monotonic())
-        counts = {'probes': self.prober.probes, 'receipts': self.receipts}
+        counts = {'probes': self.prober.probes, 'acknowledgements': self.acks}
         if known is None:
             return WARN, 'nothing is known of the link yet', counts
         text = 'nothing gets through' if self.prober.silent else \

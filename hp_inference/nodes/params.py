@@ -355,7 +355,7 @@ MONITOR: Table = (
     Row('probe_bytes', 'int', 120_000, unit='bytes', low=20_000, high=200_000,
         description='what probes send at once at most'),
     Row('silence_s', 'double', 0.5, unit='s', low=0.1, high=10.0,
-        description='without any receipt for so long, nothing gets through'),
+        description='without any acknowledgement for so long, nothing gets through'),
     Row('limit_mbit_s', 'double', 0.0, unit='Mbit/s', low=0.0, high=1e5,
         description="probes are never sent faster, as robot_node's limit_mbit_s; 0: no limit"),
     KEY_FILE,

@@ -16,8 +16,8 @@ from hp_inference.folder import Folder
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import table_from_msg, table_to_msg
 from hp_inference.nodes.neighbours import Neighbours
+from hp_inference.runtime.liveness import Backoff
 from hp_inference.runtime.meters import BadPower, NO_POWER, Power
-from hp_inference.runtime.reach import Again
 from hp_inference.runtime.switching import BadBandwidth, MOST_BYTES_PER_S, Pick, Switching
 from hp_inference.split.curves import Curve, read_curves
 from hp_inference.split.errors import PlanError
@@ -55,7 +55,7 @@ class Plans:
         self._record_power = NO_POWER
         self._refusals: dict[str, str] = {}
         self._folder = Folder(node.params.plans_dir)
-        self._again = Again()
+        self._again = Backoff()
         self.switching = Switching(self._on_switch)
         node.params.check('plan', self._check_plan)
         node.params.check('force_plan', self._check_forced)
@@ -72,14 +72,14 @@ class Plans:
     def open(self) -> None:
         """Open the topics of a node that has its engine."""
         node = self._node
-        self._tables = node.advertise(PlanTableMsg, 'plan_table', qos.LATCHED)
-        self._name = node.advertise(String, '~/plan', qos.LATCHED)
+        self._tables = node.topics.advertise(PlanTableMsg, 'plan_table', qos.LATCHED)
+        self._name = node.topics.advertise(String, '~/plan', qos.LATCHED)
         self._set_switching()
         self.switching.named = node.params.plan
         self._look_for_forced(node.engine.table)
         node.engine.use(node.engine.table, self._pick(node.engine.table).index)
-        node.listen(PlanTableMsg, 'planned_table', self._on_planned, qos.LATCHED)
-        bandwidth = node.listen(Bandwidth, 'bandwidth', self._on_bandwidth, qos.METRICS)
+        node.topics.listen(PlanTableMsg, 'planned_table', self._on_planned, qos.LATCHED)
+        bandwidth = node.topics.listen(Bandwidth, 'bandwidth', self._on_bandwidth, qos.METRICS)
         self._monitors = Neighbours(node, bandwidth.topic_name, 'publisher',
                                     'The least bandwidth counts; stop all but one')
 
@@ -87,7 +87,7 @@ class Plans:
         """Be as at first; the topics are gone with the node's others."""
         self._newest, self._asked, self._planned = None, False, None
         self._record_power, self._refusals = NO_POWER, {}
-        self._again = Again()
+        self._again = Backoff()
         self.switching = Switching(self._on_switch)
 
     @property

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import importlib
 import time
 
 from std_srvs.srv import Trigger
 
 from hp_inference.nodes.managed import ManagedNode
+from hp_inference.profile.this_device import profile_this_device
 from hp_inference.text import why
 from hp_msgs.msg import DeviceProfile
 
@@ -56,10 +56,7 @@ class Profiling:
         return response
 
     def _measure(self) -> str:
-        # Imported only now: hp_planner stands on this package, nodes included, so nothing here may
-        # need it to be imported; and a node that is never asked to measure never loads it.
-        planner = importlib.import_module('hp_planner.profile.here')
-        return planner.profile_here(self._node.layout, self._progress).dumps()
+        return profile_this_device(self._node.layout, self._progress).dumps()
 
     def _progress(self, what: str, done: int, of: int) -> None:
         self._node.worker.check()

@@ -45,8 +45,8 @@ RESULTS = _profile(5, ReliabilityPolicy.RELIABLE)
 #: Server to robot, one per frame; small, and the robot must not miss a refusal.
 REPORTS = _profile(50, ReliabilityPolicy.RELIABLE)
 
-#: Receipts and probes: each stands for all before it, so a lost one need not come again.
-RECEIPTS = _profile(50, ReliabilityPolicy.BEST_EFFORT)
+#: Acknowledgements and probes: each stands for all before it, so a lost one need not come again.
+ACKS = _profile(50, ReliabilityPolicy.BEST_EFFORT)
 
 #: State rather than events: whoever comes late gets the latest.
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)

@@ -17,7 +17,6 @@ from hp_inference.link.keys import own_key
 from hp_inference.nodes import qos
 from hp_inference.nodes.convert import digest_to_msg, span_to_msg, tensor_to_msg
 from hp_inference.nodes.diagnostics import OK, Updater, WARN
-from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.images import from_compressed, from_image
 from hp_inference.nodes.managed import end, run
 from hp_inference.nodes.model import ModelNode
@@ -25,8 +24,8 @@ from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.nodes.params import ROBOT
 from hp_inference.nodes.plans import Plans
 from hp_inference.nodes.profiling import PROFILED, Profiling
-from hp_inference.nodes.sealing import Sealing
 from hp_inference.nodes.server_port import ServerPort
+from hp_inference.nodes.topics import Topics
 from hp_inference.nodes.worker import Worker
 from hp_inference.runtime.energy import FrameEnergy
 from hp_inference.runtime.intake import Intake, prepare
@@ -58,11 +57,9 @@ class RobotNode(ModelNode):
     def __init__(self):
         super().__init__('robot_node', ROBOT)
         self.layout = self.engine = self.diagnostics = self.worker = self.server = None
-        self.sealing: Sealing | None = None
+        self.topics: Topics | None = None
         self.intake: Intake | None = None
         self.energy: FrameEnergy | None = None
-        self.publishers_made: list = []
-        self.subscriptions_made: list = []
         self.timers_made: list = []
         self.latencies: deque[float] = deque(maxlen=REMEMBERED)
         self.last_reason, self.last_result_s = '', None
@@ -76,25 +73,25 @@ class RobotNode(ModelNode):
         key = own_key(self.params.key_file)
         self.layout = self.open_model()
         table = self.plans.given()
-        self.sealing = Sealing(self, key, 'robot', troubled=self._on_trouble)
-        self._result = self.advertise(InferenceResult, 'result', qos.RESULTS, overridable=True)
-        self._metrics = self.advertise(FrameMetrics, 'metrics', qos.METRICS)
-        self._timeline = self.advertise(FrameTimeline, 'timeline', qos.METRICS)
-        self._profile = self.advertise(DeviceProfile, 'robot_profile', qos.LATCHED)
+        self.topics = topics = Topics(self, key, 'robot', troubled=self._on_trouble)
+        self._result = topics.advertise(InferenceResult, 'result', qos.RESULTS)
+        self._metrics = topics.advertise(FrameMetrics, 'metrics', qos.METRICS)
+        self._timeline = topics.advertise(FrameTimeline, 'timeline', qos.METRICS)
+        self._profile = topics.advertise(DeviceProfile, 'robot_profile', qos.LATCHED)
         self.server = ServerPort(self)
         self.plans.learn(table)
-        self.engine = RobotEngine(self.layout, table, self.server.send, self._publish,
+        self.engine = RobotEngine(self.layout, table, self.server.transport, self._publish,
                                   self._dropped, self.params.deadline_s,
                                   pick=self.plans.switching.pick,
-                                  took=self.plans.switching.took, pacer=self.server.pacer)
+                                  took=self.plans.switching.took)
         self.worker = Worker(self, 'robot worker')
         self.intake = Intake(self.layout, self.worker.check, INTAKE_S)
         self.plans.open()
-        self.listen(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES,
-                    most=self._most_of_image)
-        self.listen(CompressedImage, 'image/compressed',
-                    lambda msg: self._on_image(msg, from_compressed), qos.IMAGES,
-                    most=self._most_of_image)
+        topics.listen(Image, 'image', lambda msg: self._on_image(msg, from_image), qos.IMAGES,
+                      most=self._most_of_image)
+        topics.listen(CompressedImage, 'image/compressed',
+                      lambda msg: self._on_image(msg, from_compressed), qos.IMAGES,
+                      most=self._most_of_image)
         self.server.listen()
         self._robots = Neighbours(
             self, self.resolve_topic_name('plan_table'), 'robot', 'Give each robot a namespace of '
@@ -102,7 +99,7 @@ class RobotNode(ModelNode):
             'each other')
         self.diagnostics = Updater(self, self.params.device)
         self.diagnostics.add('inference', self._diagnose)
-        self.diagnostics.add('security', self.sealing.diagnose)
+        self.diagnostics.add('security', topics.sealing.diagnose)
         self.timers_made = [self._every(self.params.log_every_s, self._log_statistics),
                             self._every(LOOK_S, self._look)]
 
@@ -110,8 +107,8 @@ class RobotNode(ModelNode):
         """Stop the engine and leave the topics."""
         for timer in self.timers_made:
             self.destroy_timer(timer)
-        for subscription in self.subscriptions_made:
-            subscription.close()
+        if self.topics:
+            self.topics.deafen()
         if self.diagnostics:
             self.diagnostics.destroy()
         if self.worker:
@@ -121,15 +118,14 @@ class RobotNode(ModelNode):
         self.plans.forget()
         if self.engine:  # after what calls it, before what it calls
             self.engine.close()
+            self.server.close()
         if self.energy:
             self.energy.close()
-        for publisher in self.publishers_made:
-            self.destroy_lifecycle_publisher(publisher)
-        if self.sealing:
-            self.sealing.close()
-        self.timers_made, self.subscriptions_made, self.publishers_made = [], [], []
+        if self.topics:
+            self.topics.close()
+        self.timers_made = []
         self.engine = self.diagnostics = self.layout = self.worker = self.server = None
-        self.energy = self.intake = self.sealing = None
+        self.energy = self.intake = self.topics = None
 
     def count_energy(self) -> None:
         """Count joules by a meter, or else by the watts that are known now; others, anew."""
@@ -145,19 +141,6 @@ class RobotNode(ModelNode):
         """Publish the plan table, the name of the plan in force, and the device's profile."""
         self.plans.announce()
         self._announce_profile()
-
-    def advertise(self, kind, topic, profile, **more):
-        """Return a publisher that goes when the node is cleaned up."""
-        self.publishers_made.append(self.create_lifecycle_publisher(
-            kind, topic, **qos.publisher(self, topic, profile, **more)))
-        return self.sealing.publisher(topic, self.publishers_made[-1])
-
-    def listen(self, kind, topic, callback, profile, **more):
-        """Return a subscription that goes when the node is cleaned up."""
-        self.subscriptions_made.append(Guarded(
-            self, kind, topic, callback, profile, admit=self.sealing.admits(topic),
-            overridable=profile in (qos.IMAGES, qos.CHUNKS), **more))
-        return self.subscriptions_made[-1]
 
     def _every(self, period_s: float, callback):
         """Return a timer; a simulation's clock may stand still."""
@@ -176,7 +159,7 @@ class RobotNode(ModelNode):
 
     def _on_trouble(self, text: str) -> None:
         """Let answers say why there is no server, where there may be one with another key."""
-        if self.params.key_file and not self.sealing.knows('server'):
+        if self.params.key_file and not self.topics.sealing.knows('server'):
             self.engine.server.status(0, b'', text)
 
     def _look(self) -> None:

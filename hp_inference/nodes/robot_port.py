@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING
 import rclpy
 
 from hp_inference import __version__
+from hp_inference.link.acknowledgements import Ack, Acknowledger, BadAck
 from hp_inference.link.errors import Aborted, BadChunk
 from hp_inference.link.pacer import Pacer
-from hp_inference.link.receipts import BadReceipt, Receipt, Receipts
+from hp_inference.link.transport import ChunkTransport
+from hp_inference.link.wire import Chunk
 from hp_inference.nodes import qos
+from hp_inference.nodes.acknowledgements import (
+    ack_from_msg,
+    ack_to_msg,
+    arrived_s,
+)
 from hp_inference.nodes.convert import (
     chunk_from_msg,
     chunk_to_msg,
@@ -24,11 +31,9 @@ from hp_inference.nodes.convert import (
     span_to_msg,
     table_from_msg,
 )
-from hp_inference.nodes.guard import Guarded
 from hp_inference.nodes.neighbours import Neighbours
 from hp_inference.nodes.profiling import PROFILED
-from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
-from hp_inference.nodes.sealing import Sealing
+from hp_inference.nodes.topics import Topics
 from hp_inference.runtime import frames
 from hp_inference.runtime.load import Load
 from hp_inference.runtime.server import ServerEngine
@@ -50,6 +55,8 @@ if TYPE_CHECKING:
 NO_DIGEST = bytes(32)
 # What a table that is refused counts, of messages that were of no use (``Guarded``).
 TABLE_WEIGHT = 50.0
+# What is queued for the robot has so long to go when the topics are left.
+CLOSE_S = 0.2
 # From one warning to the next about the same.
 WARN_S = 1.0
 
@@ -65,30 +72,29 @@ class RobotPort:
     def __init__(self, node: ServerNode, namespace: str, key: bytes | None = None):
         self.node = node
         self.name = namespace or 'the robot'
-        self._prefix = prefix_of(namespace)
         self.text = 'no robot has sent its plan table yet'
         self.digest = NO_DIGEST
         self._coming: bytes | None = None  # the table that is made ready
         self._warned_s: dict[str, float] = {}
         # Chunks and probes have senders of their own, which count them apart.
-        self._chunk_receipts = Receipts(node.receiver)
-        self._probe_receipts = Receipts(node.receiver)
+        self._chunk_acks = Acknowledger(node.receiver)
+        self._probe_acks = Acknowledger(node.receiver)
         self.pacer = Pacer(node.params.limit_mbit_s)
-        self.engine = ServerEngine(node.layout, self._publish, self._report,
+        self.transport = ChunkTransport(self._publish, 'downlink', self.pacer)
+        self.engine = ServerEngine(node.layout, self.transport, self._report,
                                    node.params.max_sessions, node.params.session_timeout_s,
-                                   self.pacer, node.prepared, node.turns)
-        self.sealing = Sealing(node, key, 'server', self._prefix, self._on_trouble)
-        self._publishers, self.subscriptions = [], []
-        self._downlink = self._publisher(TensorChunk, 'downlink', qos.CHUNKS, overridable=True)
-        self._reports = self._publisher(FrameReport, 'frame_report', qos.REPORTS)
-        self._receipts = self._publisher(LinkReport, 'link_report', qos.RECEIPTS)
-        self._load = self._publisher(ServerLoad, 'server_load', qos.METRICS)
-        self._status = self._publisher(ServerStatus, 'server_status', qos.LATCHED)
-        self._profile = self._publisher(DeviceProfile, 'server_profile', qos.LATCHED)
-        self._uplink = self._subscribe(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS,
-                                       overridable=True, informed=True)
+                                   node.cache, node.queue)
+        self.topics = topics = Topics(node, key, 'server', prefix_of(namespace), self._on_trouble)
+        self._downlink = topics.advertise(TensorChunk, 'downlink', qos.CHUNKS)
+        self._reports = topics.advertise(FrameReport, 'frame_report', qos.REPORTS)
+        self._acks = topics.advertise(LinkReport, 'link_report', qos.ACKS)
+        self._load = topics.advertise(ServerLoad, 'server_load', qos.METRICS)
+        self._status = topics.advertise(ServerStatus, 'server_status', qos.LATCHED)
+        self._profile = topics.advertise(DeviceProfile, 'server_profile', qos.LATCHED)
+        self._uplink = topics.listen(TensorChunk, 'uplink', self._on_chunk, qos.CHUNKS,
+                                     informed=True)
         self._useless = 0  # of what came by it, so far
-        self._tables = self._subscribe(PlanTable, 'plan_table', self._on_table, qos.LATCHED)
+        self._tables = topics.listen(PlanTable, 'plan_table', self._on_table, qos.LATCHED)
         self._others = (
             Neighbours(node, self._status.topic_name, 'server', f'Each serves {self.name}, which '
                        'needs one. Stop all others, or start them in a namespace of their own or '
@@ -96,20 +102,8 @@ class RobotPort:
             Neighbours(node, self._tables.topic_name, 'robot', 'Give each robot a '
                        'namespace of its own: on the same topics they answer the same images and '
                        'hear what is meant for each other'))
-        self._subscribe(LinkReport, 'downlink_report', self._on_receipt, qos.RECEIPTS)
-        self._subscribe(Probe, 'probe', self._on_probe, qos.RECEIPTS, informed=True)
-
-    def _publisher(self, kind, name, profile, **more):
-        topic = self._prefix + name
-        self._publishers.append(self.node.create_lifecycle_publisher(
-            kind, topic, **qos.publisher(self.node, topic, profile, **more)))
-        return self.sealing.publisher(name, self._publishers[-1])
-
-    def _subscribe(self, kind, name, callback, profile, **more) -> Guarded:
-        self.subscriptions.append(
-            Guarded(self.node, kind, self._prefix + name, callback, profile,
-                    admit=self.sealing.admits(name), **more))
-        return self.subscriptions[-1]
+        topics.listen(LinkReport, 'downlink_report', self._on_ack, qos.ACKS)
+        topics.listen(Probe, 'probe', self._on_probe, qos.ACKS, informed=True)
 
     def announce(self) -> None:
         """Say what is loaded and which table is in force."""
@@ -143,12 +137,10 @@ class RobotPort:
 
     def close(self) -> None:
         """Stop computing and leave the topics."""
-        for subscription in self.subscriptions:
-            subscription.close()
+        self.topics.deafen()
         self.engine.close()
-        for publisher in self._publishers:
-            self.node.destroy_lifecycle_publisher(publisher)
-        self.sealing.close()
+        self.transport.close(CLOSE_S)
+        self.topics.close()
 
     def _on_trouble(self, text: str) -> None:
         """Let the robot say why it is not served, where it may have another key or none."""
@@ -160,7 +152,7 @@ class RobotPort:
         if not self.node.active:
             return
         # Whatever becomes of it: it has arrived.
-        self._give_receipt(self._chunk_receipts.took(
+        self._give_ack(self._chunk_acks.took(
             msg.session, msg.seq, len(msg.payload), msg.sent_s, arrived_s(info),
             msg.chunk_index + 1 == msg.chunk_count))
         if self.node.profiling.measuring:
@@ -183,18 +175,18 @@ class RobotPort:
             self._warn('probe', f'a probe from {self.name} has {len(msg.payload)} bytes, expected '
                        f'at most {Probe.MAX_BYTES}; it is not answered')
             return
-        self._give_receipt(self._probe_receipts.took(
+        self._give_ack(self._probe_acks.took(
             msg.session, msg.seq, len(msg.payload), msg.sent_s, arrived_s(info), msg.last))
 
-    def _give_receipt(self, receipt: Receipt | None) -> None:
-        if receipt is not None:
-            self.node.aside(lambda: self._receipts.publish(receipt_to_msg(receipt)))
+    def _give_ack(self, ack: Ack | None) -> None:
+        if ack is not None:
+            self.node.aside(lambda: self._acks.publish(ack_to_msg(ack)))
 
-    def _on_receipt(self, msg: LinkReport) -> None:
+    def _on_ack(self, msg: LinkReport) -> None:
         try:
-            self.pacer.on_receipt(receipt_from_msg(msg))
-        except BadReceipt as error:
-            self._warn('receipt', f'from {self.name}: {error}')
+            self.pacer.on_ack(ack_from_msg(msg))
+        except BadAck as error:
+            self._warn('acknowledgement', f'from {self.name}: {error}')
 
     def _on_table(self, msg: PlanTable) -> None:
         digest = bytes(msg.digest)
@@ -246,7 +238,7 @@ class RobotPort:
         if rclpy.ok():
             self.announce()
 
-    def _publish(self, chunk) -> None:
+    def _publish(self, chunk: Chunk, _tag: object) -> None:
         if rclpy.ok():
             self._downlink.publish(chunk_to_msg(chunk))
 

@@ -18,10 +18,10 @@ from hp_inference.nodes.profiling import PROFILED, Profiling
 from hp_inference.nodes.robot_port import prefix_of, RobotPort
 from hp_inference.nodes.worker import Worker
 from hp_inference.runtime import frames
+from hp_inference.runtime.executor_cache import ExecutorCache
+from hp_inference.runtime.fair_queue import FairQueue
 from hp_inference.runtime.intake import Intake, prepare
 from hp_inference.runtime.load import Load, LoadMeter
-from hp_inference.runtime.prepared import Prepared
-from hp_inference.runtime.turns import Turns
 from hp_inference.split.shares import SERVER as SERVER_SIDE
 from hp_msgs.msg import DeviceProfile
 
@@ -36,7 +36,7 @@ class ServerNode(ModelNode):
         self.ports: list[RobotPort] = []
         self.receiver = secrets.randbits(64)
         self.load = Load()
-        self.worker = self.diagnostics = self.layout = self.prepared = self.turns = None
+        self.worker = self.diagnostics = self.layout = self.cache = self.queue = None
         self.intake: Intake | None = None
         self._meter = self._timer = None
         self.profiling = Profiling(self, DeviceProfile.SERVER, self.announce)
@@ -57,17 +57,17 @@ class ServerNode(ModelNode):
         self.worker = Worker(self, 'server worker')
         self.intake = Intake(self.layout, self.worker.check)
         self.worker.submit(self.intake.start)
-        self.prepared = Prepared(self.layout, SERVER_SIDE)
-        self.turns = Turns(self.params.compute_places)
+        self.cache = ExecutorCache(self.layout, SERVER_SIDE)
+        self.queue = FairQueue(self.params.compute_places)
         for name, namespace in names.items():
             self.ports.append(RobotPort(self, name, keys[namespace]))
         self.diagnostics = Updater(self, self.params.device)
         for port in self.ports:
             self.diagnostics.add(f'serving {port.name}',
                                  lambda port=port: self._diagnose(port))
-            self.diagnostics.add(f'security of {port.name}', port.sealing.diagnose)
+            self.diagnostics.add(f'security of {port.name}', port.topics.sealing.diagnose)
         self.diagnostics.add('load', self._diagnose_load)
-        self._meter = LoadMeter(self.turns, [port.engine for port in self.ports])
+        self._meter = LoadMeter(self.queue, [port.engine for port in self.ports])
         self._timer = self.create_timer(LOAD_S, self._tell_load,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -98,7 +98,7 @@ class ServerNode(ModelNode):
         if self.diagnostics:
             self.diagnostics.destroy()
             self.diagnostics = None
-        self.layout = self.prepared = self.turns = self._meter = None
+        self.layout = self.cache = self.queue = self._meter = None
 
     def announce(self) -> None:
         """Tell the robots whether they are served, and what was measured of this device."""

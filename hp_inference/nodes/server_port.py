@@ -6,12 +6,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import rclpy
+from std_msgs.msg import Header
 
 from hp_inference import __version__
+from hp_inference.link.acknowledgements import Acknowledger, BadAck
 from hp_inference.link.errors import BadChunk
 from hp_inference.link.pacer import Pacer
-from hp_inference.link.receipts import BadReceipt, Receipts
+from hp_inference.link.transport import ChunkTransport
+from hp_inference.link.wire import Chunk
 from hp_inference.nodes import qos
+from hp_inference.nodes.acknowledgements import (
+    ack_from_msg,
+    ack_to_msg,
+    arrived_s,
+)
 from hp_inference.nodes.convert import (
     chunk_from_msg,
     chunk_to_msg,
@@ -20,13 +28,15 @@ from hp_inference.nodes.convert import (
     span_from_msg,
 )
 from hp_inference.nodes.neighbours import Neighbours
-from hp_inference.nodes.receipts import arrived_s, receipt_from_msg, receipt_to_msg
 from hp_inference.runtime import frames
 from hp_inference.text import line, NAME
 from hp_msgs.msg import FrameReport, LinkReport, ServerLoad, ServerStatus, TensorChunk
 
 if TYPE_CHECKING:
     from hp_inference.nodes.robot_node import RobotNode
+
+# What is queued for the server has so long to go when the topics are left.
+CLOSE_S = 0.1
 
 
 class ServerPort:
@@ -40,26 +50,26 @@ class ServerPort:
         self._node = node
         self._log = node.get_logger()
         self.pacer = Pacer(node.params.limit_mbit_s)
-        self._receipts = Receipts()
-        self._uplink = node.advertise(TensorChunk, 'uplink', qos.CHUNKS, overridable=True)
-        self._report = node.advertise(LinkReport, 'downlink_report', qos.RECEIPTS)
+        self.transport = ChunkTransport(self._send, 'uplink', self.pacer)
+        self._acks = Acknowledger()
+        self._uplink = node.topics.advertise(TensorChunk, 'uplink', qos.CHUNKS)
+        self._report = node.topics.advertise(LinkReport, 'downlink_report', qos.ACKS)
 
     def listen(self) -> None:
         """Take in what the server sends."""
-        listen = self._node.listen
+        listen = self._node.topics.listen
         listen(TensorChunk, 'downlink', self._on_chunk, qos.CHUNKS, informed=True)
         listen(FrameReport, 'frame_report', self._on_report, qos.REPORTS)
-        listen(LinkReport, 'link_report', self._on_receipt, qos.RECEIPTS)
+        listen(LinkReport, 'link_report', self._on_ack, qos.ACKS)
         listen(ServerLoad, 'server_load', self._on_load, qos.METRICS)
         status = listen(ServerStatus, 'server_status', self._on_status, qos.LATCHED)
         self._servers = Neighbours(
             self._node, status.topic_name, 'server', 'Each of them computes every frame. Stop all '
             'but one, or take this robot out of their parameter robots')
 
-    def send(self, chunk, header) -> None:
-        """Publish a chunk; on the engine's sending thread."""
-        if rclpy.ok():
-            self._uplink.publish(chunk_to_msg(chunk, header))
+    def close(self) -> None:
+        """Send nothing more; after the engine, which sends through it."""
+        self.transport.close(CLOSE_S)
 
     def look(self) -> None:
         """Look whether the server is still there, and the only one."""
@@ -83,6 +93,10 @@ class ServerPort:
         """What there is to say of them where there are several."""
         return self._servers.text
 
+    def _send(self, chunk: Chunk, header: Header) -> None:
+        if rclpy.ok():
+            self._uplink.publish(chunk_to_msg(chunk, header))
+
     def _insist(self) -> None:
         """Have the server know the table in force: what was said of it once may not hold now."""
         if self._node.engine.server.holds(self._node.engine.table.digest):
@@ -91,22 +105,22 @@ class ServerPort:
             self._node.plans.insist()
 
     def _on_chunk(self, msg: TensorChunk, info: dict) -> None:
-        self._node.aside(self._give_receipt, msg, arrived_s(info))
+        self._node.aside(self._give_ack, msg, arrived_s(info))
         try:
             self._node.engine.on_chunk(chunk_from_msg(msg))
         except BadChunk as error:
             self._log.warning(f'from the server: {error}', throttle_duration_sec=1.0)
 
-    def _give_receipt(self, msg: TensorChunk, arrived_s: float) -> None:
-        receipt = self._receipts.took(msg.session, msg.seq, len(msg.payload), msg.sent_s,
+    def _give_ack(self, msg: TensorChunk, arrived_s: float) -> None:
+        ack = self._acks.took(msg.session, msg.seq, len(msg.payload), msg.sent_s,
                                       arrived_s, msg.chunk_index + 1 == msg.chunk_count)
-        if receipt is not None and rclpy.ok():
-            self._report.publish(receipt_to_msg(receipt))
+        if ack is not None and rclpy.ok():
+            self._report.publish(ack_to_msg(ack))
 
-    def _on_receipt(self, msg: LinkReport) -> None:
+    def _on_ack(self, msg: LinkReport) -> None:
         try:
-            self.pacer.on_receipt(receipt_from_msg(msg))
-        except BadReceipt as error:
+            self.pacer.on_ack(ack_from_msg(msg))
+        except BadAck as error:
             self._log.warning(f'from the server: {error}', throttle_duration_sec=1.0)
 
     def _on_report(self, msg: FrameReport) -> None:

@@ -12,19 +12,20 @@ import torch
 
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.rows import Rows
+from hp_inference.link.wire import SliceSpec
 from hp_inference.runtime.lifetimes import Lifetimes
-from hp_inference.runtime.slices import SharedPixels
+from hp_inference.runtime.slices import SharedPixels, slice_spec
 from hp_inference.split.program import Compute, Program, Receive, Send
 from hp_inference.split.shares import ROBOT
 
 
-class FrameIO(Protocol):
+class RowsIO(Protocol):
     """What a Program needs of the link for one frame."""
 
-    def send(self, step: Send, rows: torch.Tensor) -> None:
+    def send(self, spec: SliceSpec, rows: torch.Tensor) -> None:
         """Hand rows to the link; must not wait. The rows are not written to afterwards."""
 
-    def receive(self, step: Receive) -> torch.Tensor:
+    def receive(self, spec: SliceSpec) -> torch.Tensor:
         """Wait for the rows and return them; raises what ends the frame early."""
 
 
@@ -59,24 +60,20 @@ class Trace:
         return sum((end - begin for begin, end, _ in self.waiting), 0.0)
 
 
-Action = Callable[[list, FrameIO], None]
+Action = Callable[[list, RowsIO], None]
 
 
 class _Zeros:
     """A link that brings zeros and takes anything."""
 
-    def __init__(self, layout: Layout):
-        self.layout = layout
-
-    def send(self, step: Send, rows: torch.Tensor) -> None:
+    def send(self, spec: SliceSpec, rows: torch.Tensor) -> None:
         """Forget the rows."""
 
-    def receive(self, step: Receive) -> torch.Tensor:
+    def receive(self, spec: SliceSpec) -> torch.Tensor:
         """Return zeros of the right shape and memory order."""
-        shape = self.layout.slice_shape(step.value, step.begin, step.end)
-        zeros = torch.zeros(shape, dtype=getattr(
-            torch, self.layout.graph.values[step.value].dtype))
-        return zeros.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else zeros
+        zeros = torch.zeros(spec.shape, dtype=spec.dtype)
+        return (zeros.contiguous(memory_format=torch.channels_last) if len(spec.shape) == 4
+                else zeros)
 
 
 class Executor:
@@ -98,7 +95,7 @@ class Executor:
                          for i, step in enumerate(program.steps)]
         self.peak_bytes = self._lives.peak_bytes() + self._shared_pixels.nbytes
 
-    def run(self, io: FrameIO, image: torch.Tensor | None = None,
+    def run(self, io: RowsIO, image: torch.Tensor | None = None,
             trace: Trace | None = None) -> dict[str, torch.Tensor]:
         """
         Run one frame and return the model's outputs by name (nothing on the server).
@@ -123,7 +120,7 @@ class Executor:
     def warm_up(self) -> None:
         """Run once on zeros, so that weights are packed and kernels chosen before a frame waits."""
         image = self.layout.graph.input
-        self.run(_Zeros(self.layout), torch.zeros(image.shape, dtype=torch.uint8).contiguous(
+        self.run(_Zeros(), torch.zeros(image.shape, dtype=torch.uint8).contiguous(
             memory_format=torch.channels_last))
 
     def _checked(self, image: torch.Tensor | None) -> torch.Tensor:
@@ -141,7 +138,7 @@ class Executor:
             rows = self._shared_pixels.of(rows, self.program.held[0][0])
         store[0] = rows.to(self.layout.graph.device)
 
-    def _run_traced(self, store: list, io: FrameIO, trace: Trace) -> None:
+    def _run_traced(self, store: list, io: RowsIO, trace: Trace) -> None:
         trace.peak_bytes = max(trace.peak_bytes, self.peak_bytes)
         for action, waits, value in self._actions:
             if not waits:
@@ -163,21 +160,21 @@ class Executor:
             return self._compute(i, step)
         low, _ = self.program.held[step.value]
         axis, drops = self.layout.axes[step.value], self._lives.drops[i]
-        begin, count = step.begin - low, step.end - step.begin
+        begin, count, spec = step.begin - low, step.end - step.begin, slice_spec(self.layout, step)
         if isinstance(step, Send):
             shared = step.value == 0 and self._shared_pixels.chunks
             source = self._raw_image if shared else step.value
 
             def send(store, io):
                 rows = store[source]
-                io.send(step, rows if axis is None else rows.narrow(axis, begin, count))
+                io.send(spec, rows if axis is None else rows.narrow(axis, begin, count))
                 for value in drops:
                     store[value] = None
             return send
         put = self._putter(step.value, step.begin, step.end)
 
         def receive(store, io):
-            put(store, io.receive(step).to(self.layout.graph.device))
+            put(store, io.receive(spec).to(self.layout.graph.device))
             for value in drops:
                 store[value] = None
         return receive

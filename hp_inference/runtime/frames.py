@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 import math
 import time
@@ -12,12 +11,12 @@ import torch
 
 from hp_inference.graph.layout import Layout
 from hp_inference.link.inbox import Inbox
-from hp_inference.link.outbox import Outbox, SentSlice
+from hp_inference.link.outbox import SentSlice
 from hp_inference.link.wire import Head
 from hp_inference.runtime.executor import Trace
 from hp_inference.runtime.slices import slice_spec
 from hp_inference.runtime.spans import Span
-from hp_inference.split.program import Program, Receive, Send
+from hp_inference.split.program import Program
 
 OK, REFUSED, ABORTED = 0, 1, 2
 # Where an answer was computed.
@@ -29,25 +28,6 @@ MERGE_S = 0.0002
 def inbox_for(layout: Layout, program: Program, head: Head | None = None) -> Inbox:
     """Return the inbox that takes just what a Program receives."""
     return Inbox([slice_spec(layout, step) for step in program.receives], head)
-
-
-class LinkIO:
-    """A Program's link for one frame: an outbox to send by, an inbox to receive from."""
-
-    def __init__(self, layout: Layout, inbox: Inbox, outbox: Outbox, head: Head,
-                 deadline: float | None = None,
-                 on_sent: Callable[[SentSlice], None] | None = None):
-        self._layout, self._inbox, self._outbox = layout, inbox, outbox
-        self._head, self._deadline, self._on_sent = head, deadline, on_sent
-
-    def send(self, step: Send, rows: torch.Tensor) -> None:
-        """Queue rows for sending; raises Aborted when the frame has been given up."""
-        self._inbox.check()
-        self._outbox.send(rows, slice_spec(self._layout, step), self._head, self._on_sent)
-
-    def receive(self, step: Receive) -> torch.Tensor:
-        """Wait for rows; raises DeadlinePassed or Aborted."""
-        return self._inbox.get(step.value, step.begin, step.end, self._deadline)
 
 
 @dataclass
@@ -77,8 +57,8 @@ class FrameResult:
     The answer to one image.
 
     ``tag`` is what came with the image. Durations in seconds; ``latency_s`` and ``deadline_s``
-    (when it was due) count from receipt. ``predicted_s`` and ``bandwidth_bytes_per_s``: what the
-    plan was picked by, 0 where there is none. ``spans`` count from the start of the frame's
+    (when it was due) count from its receipt. ``predicted_s`` and ``bandwidth_bytes_per_s``: what
+    the plan was picked by, 0 where there is none. ``spans`` count from the start of the frame's
     computing.
     """
 

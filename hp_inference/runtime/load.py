@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import time
 
+from hp_inference.runtime.fair_queue import FairQueue
 from hp_inference.runtime.memory import resident_bytes
 from hp_inference.runtime.server import ServerEngine
-from hp_inference.runtime.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Load:
 class LoadMeter:
     """Tells the load of a server from one call to the next; ``engines`` has one for each robot."""
 
-    def __init__(self, turns: Turns, engines: Sequence[ServerEngine]):
+    def __init__(self, turns: FairQueue, engines: Sequence[ServerEngine]):
         self._turns, self._engines = turns, engines
         self._before = self._counted()
         self._load = Load()

@@ -14,7 +14,7 @@ from hp_inference.link.errors import Aborted, DeadlinePassed
 from hp_inference.link.memory_link import MemoryLink
 from hp_inference.link.wire import Head
 from hp_inference.runtime.executor import Executor, Trace
-from hp_inference.runtime.frames import inbox_for, LinkIO
+from hp_inference.runtime.frames import inbox_for
 from hp_inference.split.program import Program
 from hp_inference.split.shares import ROBOT, SERVER, SIDES
 
@@ -45,8 +45,10 @@ def run_both(layout: Layout, programs: tuple[Program, Program], image: torch.Ten
     traces, failures = (Trace(), Trace()), []
     deadline = time.monotonic() + timeout_s
     with MemoryLink(inboxes[SERVER].put, inboxes[ROBOT].put, mbit_s=mbit_s, tap=tap) as link:
-        ios = [LinkIO(layout, inbox, outbox, head, deadline)
-               for inbox, outbox in zip(inboxes, (link.robot, link.server))]
+        ios = [transport.open_frame(head, inbox)
+               for inbox, transport in zip(inboxes, (link.robot, link.server))]
+        for io in ios:
+            io.give_up_s = deadline
 
         def failed(error: BaseException, other: int):
             failures.append(error)

@@ -8,7 +8,7 @@ No ROS here: chunks, reports and results go through callables.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import logging
 import secrets
 import threading
@@ -18,33 +18,20 @@ import torch
 
 from hp_inference.aside import Aside
 from hp_inference.graph.layout import Layout
-from hp_inference.link.errors import Aborted, BadChunk, DeadlinePassed, LinkError
-from hp_inference.link.inbox import Inbox
-from hp_inference.link.outbox import Outbox, SentSlice
-from hp_inference.link.pacer import Pacer
-from hp_inference.link.wire import Chunk, Head, SliceSpec
-from hp_inference.runtime.deadline import Deadlines
+from hp_inference.link.errors import Aborted, DeadlinePassed, LinkError
+from hp_inference.link.transport import Transport
+from hp_inference.link.wire import Chunk, Head
+from hp_inference.runtime.deadline import Deadlines, Due
 from hp_inference.runtime.executor import Executor, Trace
-from hp_inference.runtime.frames import (
-    BOTH,
-    compute_spans,
-    FrameReport,
-    FrameResult,
-    inbox_for,
-    link_spans,
-    LinkIO,
-    OK,
-    ROBOT,
-    SERVER,
-    server_spans,
-)
+from hp_inference.runtime.executor_cache import ExecutorCache
+from hp_inference.runtime.frames import compute_spans, FrameReport, FrameResult, ROBOT
+from hp_inference.runtime.liveness import ServerLiveness
 from hp_inference.runtime.pixels import BadImage
-from hp_inference.runtime.prepared import Prepared
-from hp_inference.runtime.reach import Reach
+from hp_inference.runtime.robot_frame import RobotFrame
 from hp_inference.runtime.switching import Pick
 from hp_inference.runtime.threads import name_thread
 from hp_inference.split.plan import robot_only
-from hp_inference.split.program import compile_plan, Compute
+from hp_inference.split.program import compile_plan
 from hp_inference.split.shares import ROBOT as ROBOT_SIDE
 from hp_inference.split.table import PlanTable
 
@@ -52,8 +39,6 @@ _log = logging.getLogger(__name__)
 
 # After a frame that the server left alone, the robot goes alone for this long before it asks again.
 RETRY_S = 1.0
-# The server's report travels beside its last rows; this is how long it may come after them.
-REPORT_GRACE_S = 0.02
 STOPPING = 'the robot is stopping'
 
 
@@ -77,70 +62,74 @@ class _Submission:
 
 
 @dataclass
-class _Frame:
-    """What the callbacks of the link need to know of the frame that is being computed."""
+class _Order:
+    """What is to be done for an image: by which plan, until when, and what has come of it."""
 
-    head: Head
     tag: object
-    inbox: Inbox
-    sent: list[SentSlice] = field(default_factory=list)
-    sent_bytes: int = 0
-    report: FrameReport | None = None
-    reported: threading.Event = field(default_factory=threading.Event)
+    image: torch.Tensor
+    table: PlanTable
+    picked: Pick
+    executor: Executor
+    due: Due
+    prepared_s: float
+    result: FrameResult
+
+    @property
+    def plan(self) -> tuple[bytes, int]:
+        """Which plan it is, of all that ever were."""
+        return self.table.digest, self.picked.index
 
 
 class RobotEngine:
     """
     Computes the robot's share of each frame on a thread of its own.
 
-    publish(chunk, tag) sends a chunk; on_result(FrameResult) and on_drop(tag, reason) end a frame.
-    They are called on the engine's threads, on_drop also in ``submit`` and ``close``. An answer
-    that on_result raises for counts as dropped. ``deadline_s`` is when a frame's answer is due,
+    ``transport`` carries rows; a frame is opened there with the tag of its image.
+    on_result(FrameResult) and on_drop(tag, reason) end a frame. They are called on the engine's
+    thread, on_drop also in ``submit`` and ``close``. An answer that on_result raises for counts as
+    dropped. ``deadline_s`` is when a frame's answer is due,
     counted from the receipt of its image; 0: by what is to be expected of its plan (see Deadlines).
     ``server``: what is known of the server, to be told.
     ``pick(table, index)`` says which plan the next frame runs under where ``index`` is in force
     (None: that one), and ``took(table, pick, seconds)`` is told how long a frame took under it
-    once its image was at hand, also where the server was late; ``pacer``: how fast rows are sent.
+    once its image was at hand, also where the server was late.
     """
 
-    def __init__(self, layout: Layout, table: PlanTable,
-                 publish: Callable[[Chunk, object], None],
+    def __init__(self, layout: Layout, table: PlanTable, transport: Transport,
                  on_result: Callable[[FrameResult], None],
                  on_drop: Callable[[object, str], None], deadline_s: float = 0.0,
                  retry_s: float = RETRY_S, *,
                  pick: Callable[[PlanTable, int], Pick] | None = None,
-                 took: Callable[[PlanTable, Pick, float], None] = lambda *_: None,
-                 pacer: Pacer | None = None):
+                 took: Callable[[PlanTable, Pick, float], None] = lambda *_: None):
         self.layout = layout
         self.session = secrets.randbits(64)
         self.deadline_s = deadline_s
-        self.server = Reach(retry_s)
+        self.server = ServerLiveness(retry_s)
         self._pick = pick or (lambda table, index: Pick(index, 'set'))
         self._took = took
         self._aside = Aside(_log.error)
         self.counters = Counters()
-        self._publish, self._on_result, self._on_drop = publish, on_result, on_drop
+        self._transport, self._on_result, self._on_drop = transport, on_result, on_drop
         self._alone = Executor(layout, compile_plan(layout, robot_only(layout))[0])
         self._alone.warm_up()
         self._deadlines = Deadlines()
         begun = time.monotonic()
         self._alone.warm_up()  # once more: the first run packs weights
         self._deadlines.took_alone(time.monotonic() - begun)
-        self._prepared = Prepared(layout, ROBOT_SIDE)
+        self._cache = ExecutorCache(layout, ROBOT_SIDE)
         self.table: PlanTable | None = None
         self._lock = threading.Condition()
         self._waiting: _Submission | None = None
-        self._current: _Frame | None = None
+        self._current: RobotFrame | None = None
         self._next_frame = 0
         self._closing = False
         self.use(table, 0)
-        self._outbox = Outbox(self._send, 'robot outbox', self._unsent, pacer)
         self._thread = threading.Thread(target=self._run, name='robot frames', daemon=True)
         self._thread.start()
 
     def prepare(self, table: PlanTable) -> list[Executor]:
         """Make a table ready beside the frames; ``use`` is quick while the result is held."""
-        return self._prepared.prepare(table)
+        return self._cache.prepare(table)
 
     def use(self, table: PlanTable, index: int) -> None:
         """Put a plan in force from the next frame on; a new table takes its time to prepare."""
@@ -170,28 +159,14 @@ class RobotEngine:
     def on_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk from the server. A bad one ends the frame's wait for the server."""
         frame = self._current
-        if frame is None or (chunk.session, chunk.frame) != (self.session, frame.head.frame):
+        if not (frame and frame.is_of(chunk.session, chunk.frame) and frame.on_chunk(chunk)):
             self.counters.stray_chunks += 1
-            return
-        try:
-            if not frame.inbox.put(chunk):
-                self.counters.stray_chunks += 1
-        except BadChunk as error:
-            frame.inbox.abort(f'the server sent a bad chunk: {error}')
 
     def on_report(self, report: FrameReport) -> None:
         """Take in the server's report; a refusal ends the frame's wait for the server."""
         frame = self._current
-        if frame is None or (report.session, report.frame) != (self.session, frame.head.frame):
-            return
-        if not report.sane:
-            _log.warning('a report of frame %d is ignored: its durations are %s, %s and %s s',
-                         report.frame, report.compute_s, report.wait_s, report.total_s)
-            return
-        frame.report = report
-        frame.reported.set()
-        if report.status != OK:
-            frame.inbox.abort(f'the server gave the frame up: {report.text}')
+        if frame and frame.is_of(report.session, report.frame):
+            frame.on_report(report)
 
     def close(self) -> None:
         """Give up the frame at hand and stop."""
@@ -203,9 +178,8 @@ class RobotEngine:
         if waiting:
             self._drop(waiting, STOPPING)
         if frame:
-            frame.inbox.abort(STOPPING)
+            frame.give_up(STOPPING)
         self._thread.join(5.0)
-        self._outbox.close(0.1)
 
     def _run(self) -> None:
         name_thread('robot frames')
@@ -240,6 +214,25 @@ class RobotEngine:
             _log.exception('the callback for a dropped image failed')
 
     def _frame(self, taken: _Submission) -> None:
+        """Answer an image."""
+        order = self._order(taken)
+        result = order.result
+        asking = not result.fallback
+        telling = asking and self._together(order)
+        if result.fallback:
+            self._go_alone(order)
+            if asking:
+                self.server.left_alone()
+        if telling:
+            self._aside(self._took, order.table, order.picked,
+                        time.monotonic() - order.prepared_s)
+        result.dropped, result.late = self.counters.dropped, self.counters.late
+        result.latency_s = time.monotonic() - taken.received_s
+        self._on_result(result)
+        self.counters.results += 1
+
+    def _order(self, taken: _Submission) -> _Order:
+        """Make the image ready, and say by which plan it is computed and when it is due."""
         begun = time.monotonic()
         image = taken.prepare()
         prepared = time.monotonic()
@@ -250,94 +243,57 @@ class RobotEngine:
             index = self.index = picked.index
             executor = executors[index]
             number, self._next_frame = self._next_frame, self._next_frame + 1
-        reason = self.server.why_not(table.digest) if executor.program.receives else ''
+        alone = self.server.why_not(table.digest) if executor.program.receives else ''
         due = self._deadlines.of(taken.received_s, prepared, self.deadline_s,
                                  (table.digest, index), picked.predicted_s)
-        result = FrameResult(taken.tag, number, {}, table.plans[index].name, index, table.digest,
-                             ROBOT, reason, queue_s=begun - taken.received_s,
-                             preprocess_s=prepared - begun, predicted_s=picked.predicted_s or 0.0,
-                             bandwidth_bytes_per_s=picked.bytes_per_s or 0.0,
-                             deadline_s=due.due_s - taken.received_s)
-        telling = not reason and self._together(taken, image, executor, result, prepared,
-                                                due.give_up_s)
-        if result.fallback:
-            self.counters.alone += 1
-            trace, alone = Trace(), time.monotonic()
-            result.outputs = self._alone.run(None, image, trace)
-            self._deadlines.took_alone(time.monotonic() - alone)
-            result.robot_compute_s += trace.compute_s
-            result.spans += compute_spans('robot', trace, prepared)
-            if not reason:
-                self.server.left_alone()
-        if telling:
-            self._aside(self._took, table, picked, time.monotonic() - prepared)
-        result.dropped, result.late = self.counters.dropped, self.counters.late
-        result.latency_s = time.monotonic() - taken.received_s
-        self._on_result(result)
-        self.counters.results += 1
+        return _Order(taken.tag, image, table, picked, executor, due, prepared, FrameResult(
+            taken.tag, number, {}, table.plans[index].name, index, table.digest, ROBOT, alone,
+            queue_s=begun - taken.received_s, preprocess_s=prepared - begun,
+            predicted_s=picked.predicted_s or 0.0,
+            bandwidth_bytes_per_s=picked.bytes_per_s or 0.0,
+            deadline_s=due.due_s - taken.received_s))
 
-    def _together(self, taken: _Submission, image: torch.Tensor, executor: Executor,
-                  result: FrameResult, origin: float, give_up_s: float) -> bool:
+    def _together(self, order: _Order) -> bool:
         """
         Follow the plan with the server; leaves a fallback reason when that did not work.
 
         Returns whether the time that passed says something about the plan: not where somebody
         gave the frame up.
         """
-        head = Head(self.session, result.frame, result.table_digest, result.plan_index)
-        frame = _Frame(head, taken.tag, inbox_for(self.layout, executor.program, head))
+        result = order.result
+        frame = RobotFrame(self.layout, order.executor, self._transport, Head(
+            self.session, result.frame, result.table_digest, result.plan_index), order.tag)
         with self._lock:
             if self._closing:
                 raise Aborted(STOPPING)
             self._current = frame
-        io = LinkIO(self.layout, frame.inbox, self._outbox, head, give_up_s, frame.sent.append)
-        trace, done, late = Trace(), False, False
-        plan = result.table_digest, result.plan_index
+        telling = True
         try:
-            result.outputs = executor.run(io, image, trace)
-            done = True
-            if executor.program.receives:
+            result.outputs = frame.run(order.image, order.due.give_up_s)
+            if order.executor.program.receives:
                 self.server.answered()
-                self._deadlines.took_together(plan, time.monotonic() - origin)
-                frame.reported.wait(REPORT_GRACE_S)
+                self._deadlines.took_together(order.plan, time.monotonic() - order.prepared_s)
+                frame.await_report()
             else:
-                self._deadlines.took_alone(time.monotonic() - origin)
+                self._deadlines.took_alone(time.monotonic() - order.prepared_s)
         except LinkError as error:
             if self._closing:
                 raise Aborted(STOPPING) from error
             self.counters.late += 1
-            late = isinstance(error, DeadlinePassed)
-            if late:
-                self._deadlines.waited_in_vain(plan, time.monotonic() - origin)
+            telling = isinstance(error, DeadlinePassed)
+            if telling:
+                self._deadlines.waited_in_vain(order.plan, time.monotonic() - order.prepared_s)
             result.fallback_reason = error.reason if isinstance(error, Aborted) else str(error)
         finally:
             self._current = None
-            if not done:
-                self._outbox.cancel(head.session, head.frame)
-        self._account(frame, executor, trace, result, origin)
-        return done or late
+        frame.account(result, order.prepared_s)
+        return telling
 
-    def _account(self, frame: _Frame, executor: Executor, trace: Trace, result: FrameResult,
-                 origin: float) -> None:
-        result.robot_compute_s, result.robot_wait_s = trace.compute_s, trace.wait_s
-        result.sent_bytes, result.received_bytes = frame.sent_bytes, frame.inbox.received_bytes
-        own = any(isinstance(step, Compute) for step in executor.program.steps)
-        if executor.program.receives and not result.fallback:
-            result.computed_on = BOTH if own else SERVER
-        result.spans = compute_spans('robot', trace, origin)
-        result.spans += link_spans(frame.sent, frame.inbox, origin)
-        if frame.report is not None:
-            result.server_compute_s = frame.report.compute_s
-            result.server_wait_s = frame.report.wait_s
-            result.spans += server_spans(frame.report, frame.sent, frame.inbox, origin)
-
-    def _send(self, chunk: Chunk) -> None:
-        frame = self._current
-        if frame is not None and chunk.frame == frame.head.frame:  # else nobody needs it any more
-            frame.sent_bytes += len(chunk.payload)
-            self._publish(chunk, frame.tag)
-
-    def _unsent(self, spec: SliceSpec, head: Head, error: Exception) -> None:
-        frame = self._current
-        if frame is not None and head == frame.head:
-            frame.inbox.abort(f'sending {spec} failed: {type(error).__name__}: {error}')
+    def _go_alone(self, order: _Order) -> None:
+        """Compute all of it here, although the plan says otherwise."""
+        self.counters.alone += 1
+        trace, begun, result = Trace(), time.monotonic(), order.result
+        result.outputs = self._alone.run(None, order.image, trace)
+        self._deadlines.took_alone(time.monotonic() - begun)
+        result.robot_compute_s += trace.compute_s
+        result.spans += compute_spans('robot', trace, order.prepared_s)

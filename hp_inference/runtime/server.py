@@ -18,10 +18,11 @@ import time
 from hp_inference.graph.layout import Layout
 from hp_inference.link.errors import Aborted, BadChunk, LinkError
 from hp_inference.link.inbox import Inbox
-from hp_inference.link.outbox import Outbox
-from hp_inference.link.pacer import Pacer
-from hp_inference.link.wire import Chunk, Head, SliceSpec, VERSION
+from hp_inference.link.transport import FrameIO, Transport
+from hp_inference.link.wire import Chunk, Head, VERSION
 from hp_inference.runtime.executor import Executor, Trace
+from hp_inference.runtime.executor_cache import ExecutorCache
+from hp_inference.runtime.fair_queue import FairQueue, Turn
 from hp_inference.runtime.frames import (
     ABORTED,
     compute_spans,
@@ -30,10 +31,8 @@ from hp_inference.runtime.frames import (
     OK,
     REFUSED,
 )
-from hp_inference.runtime.prepared import Prepared
 from hp_inference.runtime.server_io import ServerIO
 from hp_inference.runtime.threads import name_thread
-from hp_inference.runtime.turns import Turn, Turns
 from hp_inference.split.plan import Plan
 from hp_inference.split.program import Program
 from hp_inference.split.shares import SERVER
@@ -63,6 +62,7 @@ class _Session:
     head: Head
     executor: Executor
     inbox: Inbox
+    io: FrameIO
     begun_s: float
     refusal: str = ''  # what is wrong with a chunk of it
     given_up: bool = False
@@ -92,25 +92,25 @@ class ServerEngine:
     """
     Computes the server's share of one robot's frames.
 
-    publish(chunk) sends rows back, as ``pacer`` lets them go; report(FrameReport) tells how each
-    frame ended. They are called on the engine's threads, report also in ``on_chunk``. Engines of
-    one layout share ``prepared``, engines of one device ``turns``; alone, an engine computes as
+    ``transport`` carries rows back; report(FrameReport) tells how each frame ended, on the
+    engine's and the transport's threads, also in ``on_chunk``. Engines of
+    one layout share ``cache``, engines of one device ``queue``; alone, an engine computes as
     many frames at once as are in flight.
     """
 
-    def __init__(self, layout: Layout, publish: Callable[[Chunk], None],
+    def __init__(self, layout: Layout, transport: Transport,
                  report: Callable[[FrameReport], None], max_sessions: int = 4,
-                 session_timeout_s: float = 2.0, pacer: Pacer | None = None,
-                 prepared: Prepared | None = None, turns: Turns | None = None):
+                 session_timeout_s: float = 2.0, cache: ExecutorCache | None = None,
+                 queue: FairQueue | None = None):
         self.layout = layout
         self.max_sessions, self.session_timeout_s = max_sessions, session_timeout_s
         self.frames = {OK: 0, REFUSED: 0, ABORTED: 0}
         self.chunks = 0
         self.stray_chunks = 0  # chunks of frames that are over, or that came again
         self.computed = Computed()
-        self._report, self._pacer = report, pacer
-        self._prepared = prepared or Prepared(layout, SERVER)
-        self._line = (turns or Turns(max_sessions)).line()
+        self._report, self._transport = report, transport
+        self._cache = cache or ExecutorCache(layout, SERVER)
+        self._line = (queue or FairQueue(max_sessions)).line()
         self._robot_session: int | None = None
         self._tables: dict[bytes, list[Executor]] = {}
         self._sessions: dict[Key, _Session] = {}
@@ -118,7 +118,6 @@ class ServerEngine:
         self._queue: deque[_Session] = deque()
         self._lock = threading.Condition()
         self._closing = False
-        self._outbox = Outbox(publish, 'server outbox', self._unsent, pacer)
         self._threads = [threading.Thread(target=self._run, name=f'server frames {i}', daemon=True)
                          for i in range(max_sessions)]
         for thread in self._threads:
@@ -159,7 +158,7 @@ class ServerEngine:
         try:
             turn.enter()
             self._check_open()
-            return self._prepared.executor(plan, programs)
+            return self._cache.executor(plan, programs)
         finally:
             turn.leave()
 
@@ -207,7 +206,6 @@ class ServerEngine:
         deadline = time.monotonic() + STOP_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._outbox.close(0.2)
 
     def _check_open(self) -> None:
         if self._closing:
@@ -222,13 +220,14 @@ class ServerEngine:
             if key in self._over or self._closing:
                 return None
             executor, head = self._executor(chunk), chunk.head
-            session = _Session(head, executor, inbox_for(self.layout, executor.program, head),
-                               time.monotonic())
+            inbox = inbox_for(self.layout, executor.program, head)
+            session = _Session(head, executor, inbox, self._transport.open_frame(
+                head, inbox, unsent=lambda reason: self._unsent(head, reason)), time.monotonic())
             reason = (f'frame {head.frame} came while {self.max_sessions} were in flight; the '
                       'oldest is given up')
             unbegun = self._make_room(reason)
-            if self._pacer and head.session != self._robot_session:
-                self._pacer.reset()  # the robot is another one, or was started anew
+            if head.session != self._robot_session:
+                self._transport.restart()
             self._robot_session = head.session
             self._sessions[key] = session
             self._queue.append(session)
@@ -306,8 +305,8 @@ class ServerEngine:
         timeout_s = self.session_timeout_s
         turn = Turn(self._line, lambda: session.given_up, timeout_s)
         try:
-            io = ServerIO(self.layout, session.executor.program, session.inbox, self._outbox,
-                          session.head, timeout_s, turn, lambda: self._report_done(session))
+            io = ServerIO(session.io, session.inbox, session.executor.program, timeout_s, turn,
+                          lambda: self._report_done(session))
             session.executor.run(io, trace=session.trace)
         except Aborted as error:
             status, text = ABORTED, error.reason
@@ -332,7 +331,7 @@ class ServerEngine:
             self._forget(session.key)
             self.frames[status] += 1
         if status != OK:
-            self._outbox.cancel(*session.key)
+            session.io.cancel()
             self._tell(self._summary(session, status, text))
 
     def _report_done(self, session: _Session) -> None:
@@ -352,6 +351,5 @@ class ServerEngine:
         except Exception:  # without its report a frame costs the robot its deadline, no more
             _log.exception('the report of frame %s failed', report.frame)
 
-    def _unsent(self, spec: SliceSpec, head: Head, error: Exception) -> None:
-        self._tell(FrameReport(head.session, head.frame, ABORTED,
-                               f'sending {spec} failed: {type(error).__name__}: {error}'))
+    def _unsent(self, head: Head, reason: str) -> None:
+        self._tell(FrameReport(head.session, head.frame, ABORTED, reason))

@@ -10,7 +10,7 @@ from hp_inference.graph.rows import Rows
 from hp_inference.link.codecs import as_received
 from hp_inference.link.wire import from_wire, SliceSpec, to_wire
 from hp_inference.split.program import Compute, Program, Receive, Send
-from hp_inference.split.shares import needs_of
+from hp_inference.split.row_rules import needs_of
 
 
 def slice_spec(layout: Layout, step: Send | Receive) -> SliceSpec:

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 
-from hp_inference.runtime.experience import Experience, SLOW
+from hp_inference.runtime.prediction_bias import PredictionBias, SLOW
 from hp_inference.split.curves import Curve
 from hp_inference.split.table import PlanTable
 
@@ -69,7 +69,7 @@ class _Expected:
     table: PlanTable | None
     curves: Mapping[str, Curve]
     least_latency: bool
-    experience: Experience
+    bias: PredictionBias
 
     def predicted_s(self, index: int, mbit_s: float) -> float:
         """Return what planning predicts for a plan; infinity where it says nothing."""
@@ -78,10 +78,10 @@ class _Expected:
 
     def best(self, chosen: int, mbit_s: float) -> tuple[int, float]:
         """Return the plan to run instead of the table's choice, and how much slower that is."""
-        self.experience.carries(mbit_s)
+        self.bias.carries(mbit_s)
         names = [plan.name for plan in self.table.plans]
         known = {name: factor for name in names if name in self.curves
-                 and (factor := self.experience.factor(name)) is not None}
+                 and (factor := self.bias.factor(name)) is not None}
         over = known.get(names[chosen], 1.0)
         factors = [known[name] if name in known else self._guess(name, known) for name in names]
 
@@ -118,7 +118,7 @@ class Switching:
                  = lambda table, before, pick: None):
         self.force, self.hold, self.fixed_mbit_s, self.named = '', False, 0.0, ''
         self.several = False
-        self._expected = _Expected(None, {}, False, Experience())
+        self._expected = _Expected(None, {}, False, PredictionBias())
         self._on_change = on_change
         self._heard: deque[_Heard] = deque(maxlen=100)
         self._lock = threading.Lock()
@@ -164,21 +164,21 @@ class Switching:
         ``least_latency``: that is what the table is for. Where frames under its choice take longer
         than predicted, a plan that is better than what they really take is picked then.
         """
-        self._expected = _Expected(table, curves, least_latency, Experience())
+        self._expected = _Expected(table, curves, least_latency, PredictionBias())
 
     def took(self, table: PlanTable, pick: Pick, seconds: float) -> None:
         """Note how long a frame took under a pick, once its image was at hand."""
         expected = self._expected
         # Whoever forces plans compares them himself.
         if pick.predicted_s and pick.why != FORCED and table is expected.table:
-            expected.experience.note(table.plans[pick.index].name, pick.bytes_per_s * 8e-6,
+            expected.bias.note(table.plans[pick.index].name, pick.bytes_per_s * 8e-6,
                                      seconds / pick.predicted_s)
 
     def choose(self, table: PlanTable, index: int) -> Pick:
         """Return the same, and tell nobody."""
         expected = self._expected
         if table is not expected.table:
-            expected = _Expected(table, {}, False, Experience())
+            expected = _Expected(table, {}, False, PredictionBias())
         known = self.bandwidth() if table.choices else None
         chosen, why = self._choose(expected, index, known)
         bytes_per_s = None if known is None else known[0]
@@ -209,6 +209,6 @@ class Switching:
         name = table.plans[chosen].name
         if best != chosen:
             why += f'; {name} takes {over:.2f} times what was predicted'
-        elif chosen != index and expected.experience.tries(name):
+        elif chosen != index and expected.bias.tries(name):
             why += f'; {name} is tried again'
         return best, why

@@ -2,9 +2,8 @@
 """
 The two Programs of a plan: flat lists of Compute, Send and Receive, one per side.
 
-Both are projections of one global order of (phase, value), so neither side can wait for the other
-in a circle: Send only enqueues, arrivals are taken in by a thread of their own, and only Receive
-blocks. The planner's timeline simulates these same lists.
+``steps`` says in which order, and why nobody waits in a circle. The planner's timeline simulates
+these same lists.
 """
 
 from __future__ import annotations
@@ -13,9 +12,22 @@ from dataclasses import dataclass
 
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.rows import Rows
-from hp_inference.split.blocks import timing
-from hp_inference.split.plan import Plan
-from hp_inference.split.shares import needs_of, NONE, ROBOT, SERVER, Share, shares, SIDES
+from hp_inference.split.plan import Plan, PlanError
+from hp_inference.split.row_rules import RowRules
+from hp_inference.split.rowsets import rows_of
+from hp_inference.split.shares import (
+    COMPLETE,
+    new_workspace,
+    ROBOT,
+    SERVER,
+    SIDES,
+    SPOILT,
+    Workspace,
+)
+from hp_inference.split.steps import COMPUTE, make_steps, new_steps, SEND, Steps
+
+INTERVALS = 6
+"""Room for intervals of rows of a value at one side, to begin with; it grows as it must."""
 
 
 @dataclass(frozen=True)
@@ -90,38 +102,36 @@ class Program:
 
 def compile_plan(layout: Layout, plan: Plan) -> tuple[Program, Program]:
     """Return the robot's and the server's Program; raises PlanError for an incomplete plan."""
-    made = shares(layout, plan)
-    when = timing(layout, plan, made)
-    return tuple(_project(layout, plan, made, when, side) for side in (ROBOT, SERVER))
+    plan.validate(layout)
+    rules, intervals = RowRules(layout), INTERVALS
+    blocks = [plan.block_count(value) for value in range(len(layout.rows))]
+    while True:
+        work, steps = new_workspace(intervals), new_steps()
+        outcome = make_steps(rules, plan.robot, plan.server, blocks, work, steps)
+        if outcome == COMPLETE:
+            return _program(plan, steps, ROBOT), _program(plan, steps, SERVER)
+        if outcome != SPOILT:
+            raise _gap(layout, plan, outcome, work)
+        intervals *= 4
 
 
-def _project(layout: Layout, plan: Plan, made: list[Share], when, side: int) -> Program:
-    """Return one side's steps; a Receive stands right before the first step that needs it."""
-    actions = []  # (phase, value, 0 compute / 1 send, rows)
-    for value in range(len(made)):
-        if value:
-            actions += [(phase, value, 0, rows) for phase, rows in when.computed[value][side]]
-        actions += [(phase, value, 1, rows) for phase, rows in when.leaving[value][side]]
-    actions.sort(key=lambda action: (action[0], action[1], action[2], action[3].hull))
-    pending = {value: [pair for _, rows in when.leaving[value][1 - side] for pair in rows]
-               for value in range(len(made)) if made[value].arriving[side]}
-    steps: list = []
+def _program(plan: Plan, steps: Steps, side: int) -> Program:
+    made = []
+    for i in range(steps.counts[side]):
+        what = steps.value[side, i], steps.begin[side, i], steps.end[side, i]
+        kind = steps.kind[side, i]
+        made.append(Compute(*what) if kind == COMPUTE
+                    else (Send if kind == SEND else Receive)(*what, plan.codec_of(what[0])))
+    held = {value: (steps.held_begin[side, value], steps.held_end[side, value])
+            for value in range(len(plan.robot)) if steps.held_end[side, value]}
+    return Program(side, plan.name, tuple(made), held)
 
-    def receive(value: int, need: Rows) -> None:
-        for pair in list(pending.get(value, ())):
-            if need & Rows((pair,)):
-                steps.append(Receive(value, *pair, plan.codec_of(value)))
-                pending[value].remove(pair)
-    for _, value, what, rows in actions:
-        for begin, end in rows:
-            if what == 1:
-                steps.append(Send(value, begin, end, plan.codec_of(value)))
-                continue
-            for source, need in needs_of(layout, value, Rows.of(begin, end)).items():
-                receive(source, need)
-            steps.append(Compute(value, begin, end))
-    for value in list(pending):
-        receive(value, made[value].arriving[side])
-    held = {value: share.held(side).hull for value, share in enumerate(made)
-            if share.held(side) != NONE}
-    return Program(side, plan.name, tuple(steps), held)
+
+def _gap(layout: Layout, plan: Plan, value: int, work: Workspace) -> PlanError:
+    rows, robot, server = layout.rows[value], plan.robot[value], plan.server[value]
+    wanted = rows_of(work.wanted[value, ROBOT]) | rows_of(work.wanted[value, SERVER])
+    gap = wanted - (Rows.of(0, robot) | Rows.of(server, rows))
+    return PlanError(
+        f'plan {plan.name!r} has a gap: rows {gap} of value {value} '
+        f'({layout.graph.values[value].name}) are needed, but the robot computes [0,{robot}) and '
+        f'the server [{server},{rows})')

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import math
 
 from hp_inference.graph.layout import Layout
+from hp_inference.profile.device import DeviceProfile
 from hp_inference.runtime.meters import Power
-from hp_planner.profile.device import DeviceProfile
 
 
 class SettingError(ValueError):

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hp_inference.link.wire import CODEC_CODES
-from hp_inference.split.shares import ROBOT, SERVER
+from hp_inference.split.shares import ROBOT, SERVER, Workspace
+from hp_inference.split.steps import COMPUTE, RECEIVE, SEND, Steps
 from hp_planner.timeline.compiled import compiled
-from hp_planner.timeline.lattice import Lattice
-from hp_planner.timeline.shares import Workspace
-from hp_planner.timeline.steps import COMPUTE, make_steps, RECEIVE, SEND, Steps
+from hp_planner.timeline.compiler import make_steps
+from hp_planner.timeline.row_tables import RowTables
 
 # What `simulate` writes, in this order (see setting.Prediction).
 (LATENCY, ENERGY, ROBOT_BUSY, SERVER_BUSY, RADIO_BUSY, UP_BYTES, DOWN_BYTES, ROBOT_PEAK,
@@ -72,7 +72,7 @@ class Lanes(NamedTuple):
 
 def new_lanes(steps: Steps) -> Lanes:
     """Return memory for the times of what is in ``steps``."""
-    most, values = steps.kind.shape[1], steps.held.shape[1]
+    most, values = steps.kind.shape[1], steps.held_end.shape[1]
     return Lanes(np.zeros((4, most, 2)), np.zeros((4, most, 3), np.int32), np.zeros(4, np.int32),
                  np.zeros(most), np.zeros(most), np.zeros((2, most, 5), np.int32),
                  np.zeros(values, np.int32), np.zeros(values, np.int32))
@@ -142,7 +142,7 @@ def _talking(lanes: Lanes):
 
 
 @compiled
-def _peak(grid: Lattice, costs: Costs, steps: Steps, lanes: Lanes, side):
+def _peak(tables: RowTables, costs: Costs, steps: Steps, lanes: Lanes, side):
     """
     Return the most bytes that the values held at once take on a side.
 
@@ -154,32 +154,32 @@ def _peak(grid: Lattice, costs: Costs, steps: Steps, lanes: Lanes, side):
         v = steps.value[side, i]
         last[v] = i
         if steps.kind[side, i] == COMPUTE:
-            for k in range(grid.first[v], grid.first[v + 1]):
-                last[grid.source[k]] = i
+            for k in range(tables.first[v], tables.first[v + 1]):
+                last[tables.source[k]] = i
     held = 0.0
     if side == ROBOT:
-        held = (steps.held[side, 0, 1] - steps.held[side, 0, 0]) * costs.row_bytes[0]
+        held = (steps.held_end[side, 0] - steps.held_begin[side, 0]) * costs.row_bytes[0]
         alive[0] = held > 0
     peak = held
     for i in range(count):
         v = steps.value[side, i]
         if not alive[v]:
             alive[v] = 1
-            held += (steps.held[side, v, 1] - steps.held[side, v, 0]) * costs.row_bytes[v]
+            held += (steps.held_end[side, v] - steps.held_begin[side, v]) * costs.row_bytes[v]
             peak = max(peak, held)
-        last_argument = grid.first[v]
+        last_argument = tables.first[v]
         if steps.kind[side, i] == COMPUTE:
-            last_argument = grid.first[v + 1]
-        for k in range(grid.first[v] - 1, last_argument):
-            u = v if k < grid.first[v] else grid.source[k]
-            if alive[u] and last[u] == i and not (side == ROBOT and grid.output[u]):
+            last_argument = tables.first[v + 1]
+        for k in range(tables.first[v] - 1, last_argument):
+            u = v if k < tables.first[v] else tables.source[k]
+            if alive[u] and last[u] == i and not (side == ROBOT and tables.output[u]):
                 alive[u] = 0
-                held -= (steps.held[side, u, 1] - steps.held[side, u, 0]) * costs.row_bytes[u]
+                held -= (steps.held_end[side, u] - steps.held_begin[side, u]) * costs.row_bytes[u]
     return peak
 
 
 @compiled
-def _shared_pixels(grid: Lattice, costs: Costs, steps: Steps):
+def _shared_pixels(tables: RowTables, costs: Costs, steps: Steps):
     """Return the bytes of the copy of the image that a robot needs which also computes on it."""
     sends, reads = False, False
     for i in range(steps.counts[ROBOT]):
@@ -187,14 +187,14 @@ def _shared_pixels(grid: Lattice, costs: Costs, steps: Steps):
         if steps.kind[ROBOT, i] == SEND:
             sends = sends or v == 0
         elif steps.kind[ROBOT, i] == COMPUTE:
-            for k in range(grid.first[v], grid.first[v + 1]):
-                reads = reads or grid.source[k] == 0
-    rows = steps.held[ROBOT, 0, 1] - steps.held[ROBOT, 0, 0]
+            for k in range(tables.first[v], tables.first[v + 1]):
+                reads = reads or tables.source[k] == 0
+    rows = steps.held_end[ROBOT, 0] - steps.held_begin[ROBOT, 0]
     return rows * costs.row_bytes[0] if sends and reads else 0.0
 
 
 @compiled
-def simulate(grid: Lattice, costs: Costs, steps: Steps, codecs, rate, lanes: Lanes, figures):
+def simulate(tables: RowTables, costs: Costs, steps: Steps, codecs, rate, lanes: Lanes, figures):
     """
     Run the steps at a rate (bytes/s; 0: nothing gets through) and fill ``figures``.
 
@@ -253,7 +253,7 @@ def simulate(grid: Lattice, costs: Costs, steps: Steps, codecs, rate, lanes: Lan
             tail[turn] += 1
         else:
             start = clock[turn]
-            clock[turn] += costs.compute[turn, grid.at_row[v] + end - begin]
+            clock[turn] += costs.compute[turn, tables.at_row[v] + end - begin]
             _span(lanes, turn, start, clock[turn], v, begin, end)
     for side in range(2):
         if at[side] < steps.counts[side]:
@@ -267,17 +267,17 @@ def simulate(grid: Lattice, costs: Costs, steps: Steps, codecs, rate, lanes: Lan
     waiting = max(0.0, clock[ROBOT] - figures[ROBOT_BUSY] - talking)
     figures[ENERGY] = (costs.power[0] * waiting + costs.power[1] * talking
                        + costs.power[2] * figures[ROBOT_BUSY])
-    figures[ROBOT_PEAK] = _peak(grid, costs, steps, lanes, ROBOT)
+    figures[ROBOT_PEAK] = _peak(tables, costs, steps, lanes, ROBOT)
     if codecs[0] == JPEG:
-        figures[ROBOT_PEAK] += _shared_pixels(grid, costs, steps)
-    figures[SERVER_PEAK] = _peak(grid, costs, steps, lanes, SERVER)
+        figures[ROBOT_PEAK] += _shared_pixels(tables, costs, steps)
+    figures[SERVER_PEAK] = _peak(tables, costs, steps, lanes, SERVER)
 
 
 @compiled
-def judge(grid: Lattice, costs: Costs, robot, server, blocks, codecs, rates, part, parts,
+def judge(tables: RowTables, costs: Costs, robot, server, blocks, codecs, rates, part, parts,
           work: Workspace, steps: Steps, lanes: Lanes, out):
     """Fill ``out[plan, rate]`` with figures for every ``parts``-th plan, beginning at ``part``."""
     for i in range(part, len(robot), parts):
-        make_steps(grid, robot[i], server[i], blocks[i], work, steps)
+        make_steps(tables, robot[i], server[i], blocks[i], work, steps)
         for j in range(len(rates)):
-            simulate(grid, costs, steps, codecs[i], rates[j], lanes, out[i, j])
+            simulate(tables, costs, steps, codecs[i], rates[j], lanes, out[i, j])

@@ -19,18 +19,12 @@ from hp_inference.link.wire import CHUNK_BYTES, chunk_bytes, CODEC_CODES
 from hp_inference.runtime.frames import Span
 from hp_inference.split.plan import Plan
 from hp_inference.split.program import compile_plan, Compute, Program, Send
-from hp_planner.timeline.lattice import Lattice, lattice
+from hp_inference.split.steps import COMPUTE, RECEIVE, SEND, Steps
+from hp_planner.timeline.compiler import new_steps, new_workspace
+from hp_planner.timeline.row_tables import row_tables, RowTables
 from hp_planner.timeline.setting import bytes_per_s, Prediction, Setting
-from hp_planner.timeline.shares import new_workspace
 from hp_planner.timeline.simulate import Costs, judge, Lanes, new_lanes, simulate
 from hp_planner.timeline.simulate import FIGURES as FIGURE_COUNT
-from hp_planner.timeline.steps import (
-    COMPUTE,
-    new_steps,
-    RECEIVE,
-    SEND,
-    Steps,
-)
 
 CODECS = tuple(sorted(CODEC_CODES, key=CODEC_CODES.get))
 LANES = ('robot', 'server', 'uplink', 'downlink')
@@ -79,12 +73,12 @@ class Timeline:
 
     def __init__(self, setting: Setting):
         self.setting = setting
-        self.grid: Lattice = lattice(setting.layout)
-        self.costs: Costs = _costs(setting, self.grid)
+        self.tables: RowTables = row_tables(setting.layout)
+        self.costs: Costs = _costs(setting, self.tables)
         self._memory = []
         for _ in range(WORKERS):
-            steps = new_steps(len(self.grid.rows))
-            self._memory.append((new_workspace(len(self.grid.rows)), steps, new_lanes(steps)))
+            steps = new_steps(len(self.tables.rows))
+            self._memory.append((new_workspace(len(self.tables.rows)), steps, new_lanes(steps)))
 
     def predict(self, plan: Plan, mbit_s: float) -> Prediction:
         """Return what a plan costs; raises PlanError for one that does not compile."""
@@ -113,16 +107,16 @@ class Timeline:
         parts = min(len(self._memory), max(1, len(population) // 8))
 
         def work(part: int) -> None:
-            judge(self.grid, self.costs, population.robot, population.server, population.blocks,
+            judge(self.tables, self.costs, population.robot, population.server, population.blocks,
                   population.codecs, rates, part, parts, *self._memory[part], out)
         list(POOL.map(work, range(parts)))
         return out
 
     def _run(self, plan: Plan, mbit_s: float) -> tuple[np.ndarray, Lanes]:
-        steps = steps_of(compile_plan(self.setting.layout, plan), len(self.grid.rows))
+        steps = steps_of(compile_plan(self.setting.layout, plan), len(self.tables.rows))
         codecs = Population.of([plan]).codecs[0]
         lanes, figures = new_lanes(steps), np.empty(FIGURE_COUNT)
-        simulate(self.grid, self.costs, steps, codecs, bytes_per_s(mbit_s), lanes, figures)
+        simulate(self.tables, self.costs, steps, codecs, bytes_per_s(mbit_s), lanes, figures)
         return figures, lanes
 
 
@@ -134,15 +128,14 @@ def predict(setting: Setting, plan: Plan, mbit_s: float) -> Prediction:
 def steps_of(programs: tuple[Program, Program], values: int) -> Steps:
     """Return the steps of compiled Programs as arrays, with messages numbered."""
     longest = max(1, *(len(program.steps) for program in programs))
-    steps = Steps(*(np.zeros((2, longest), np.int32) for _ in range(5)),
-                  np.zeros((2, values, 2), np.int32), np.zeros(4, np.int32))
+    steps = new_steps(values, longest)
     numbers: dict[tuple[int, int, int, int], int] = {}
     for side, program in enumerate(programs):
         for send in program.sends:
             numbers[side, send.value, send.begin, send.end] = len(numbers)
     for side, program in enumerate(programs):
         for value, held in program.held.items():
-            steps.held[side, value] = held
+            steps.held_begin[side, value], steps.held_end[side, value] = held
         for i, step in enumerate(program.steps):
             kind, sender = RECEIVE, 1 - side
             if isinstance(step, Compute):
@@ -157,14 +150,14 @@ def steps_of(programs: tuple[Program, Program], values: int) -> Steps:
     return steps
 
 
-def _costs(setting: Setting, grid: Lattice) -> Costs:
+def _costs(setting: Setting, tables: RowTables) -> Costs:
     profiles, link, power = (setting.robot, setting.server), setting.link, setting.power
-    values = len(grid.rows)
-    compute = np.zeros((2, int(grid.at_row[-1]) + int(grid.rows[-1]) + 1))
+    values = len(tables.rows)
+    compute = np.zeros((2, int(tables.at_row[-1]) + int(tables.rows[-1]) + 1))
     for side, profile in enumerate(profiles):
         for v in range(1, values):
-            rows = np.arange(grid.rows[v] + 1)
-            compute[side, grid.at_row[v] + rows] = profile.seconds(v, rows)
+            rows = np.arange(tables.rows[v] + 1)
+            compute[side, tables.at_row[v] + rows] = profile.seconds(v, rows)
     ratio, codec_s = np.ones((len(CODECS), values)), np.zeros((2, len(CODECS), 2))
     for code, name in enumerate(CODECS):
         # What one device did not measure costs nothing there: such a codec is not offered.
@@ -173,7 +166,7 @@ def _costs(setting: Setting, grid: Lattice) -> Costs:
             if name in profile.codecs:
                 speed = profile.codecs[name]
                 codec_s[side, code] = 1 / speed.encode_bytes_per_s, 1 / speed.decode_bytes_per_s
-    return Costs(compute, np.array(setting.robot.value_bytes) / grid.rows, ratio, codec_s,
+    return Costs(compute, np.array(setting.robot.value_bytes) / tables.rows, ratio, codec_s,
                  np.array([profile.message_s for profile in profiles]),
                  np.array([profile.byte_s for profile in profiles]), float(link.byte_s),
                  float(link.message_s), link.round_trip_s / 2, link.duplex == 'half',

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from hp_inference.cli import main
+from hp_cli.main import main
 from hp_inference.graph.capture import capture
 
 NETWORKS = Path(__file__).parent / 'cli_networks.py'

@@ -13,8 +13,8 @@ import pytest
 import torch
 from waits import WAIT_S
 
+from hp_cli.main import main
 import hp_inference
-from hp_inference.cli import main
 from hp_inference.runtime import local
 from hp_inference.runtime.executor import Executor
 
@@ -25,7 +25,7 @@ def hp(capsys, monkeypatch, tmp_path):
 
 
 def test_help_and_version_do_not_wait_for_pytorch():
-    code = ('import sys\nfrom hp_inference.cli import main\n'
+    code = ('import sys\nfrom hp_cli.main import main\n'
             'assert main(["--help"]) == 0 == main(["--version"]) == main(["check", "--help"])\n'
             'assert "torch" not in sys.modules')
     done = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True)
@@ -134,7 +134,7 @@ def spoiled(change):
     (lambda x: x.double(), None),
 ])
 def test_check_fails_on_a_wrong_answer(hp, monkeypatch, change, error):
-    monkeypatch.setattr('hp_inference.commands.check.run_both', spoiled(change))
+    monkeypatch.setattr('hp_cli.commands.check.run_both', spoiled(change))
     data = data_of(hp('check tiny.py:classes --input 1,3,24,32 --plans 2 --json'), status=1)
     assert data['ok'] is False
     assert data['worst_relative_error'] == error
@@ -148,7 +148,7 @@ def test_check_fails_on_a_plan_that_can_not_run_and_goes_on(hp, monkeypatch):
         if programs[0].plan == 'random:1':
             raise RuntimeError('lost rows')
         return local.run_both(layout, programs, image)
-    monkeypatch.setattr('hp_inference.commands.check.run_both', run)
+    monkeypatch.setattr('hp_cli.commands.check.run_both', run)
     result = hp('check tiny.py:classes --input 1,3,24,32 --plans 3 --json')
     data = data_of(result, status=1)
     assert (data['ok'], data['worst_plan'], data['worst_relative_error']) == (
@@ -195,7 +195,7 @@ def test_check_draws_a_second_image_beside_a_single_one(hp, monkeypatch):
     def run(layout, programs, image):
         asked.append(image)
         return local.run_both(layout, programs, image)
-    monkeypatch.setattr('hp_inference.commands.check.run_both', run)
+    monkeypatch.setattr('hp_cli.commands.check.run_both', run)
     for given in ('--image image.png', '--image image.png --image image.png', ''):
         asked.clear()
         data = data_of(hp(f'check tiny.py:mask --input 1,3,20,20 --plans 1 --json {given}'))
@@ -235,7 +235,7 @@ def test_check_asks_each_of_several_images_in_turn(hp, monkeypatch):
     def run(layout, programs, image):
         asked.append(image)
         return local.run_both(layout, programs, image)
-    monkeypatch.setattr('hp_inference.commands.check.run_both', run)
+    monkeypatch.setattr('hp_cli.commands.check.run_both', run)
     Image.new('RGB', (20, 30), 'white').save('white.png')
     data = data_of(hp('check tiny.py:mask --input 1,3,20,20 --plans 3 --codec jpeg --json '
                       '--image image.png --image white.png'))
@@ -245,7 +245,7 @@ def test_check_asks_each_of_several_images_in_turn(hp, monkeypatch):
 
 @pytest.mark.parametrize('change', [lambda x: x * float('nan'), lambda x: x[:, 1:]])
 def test_check_fails_under_a_lossy_codec_on_what_is_no_answer(hp, monkeypatch, change):
-    monkeypatch.setattr('hp_inference.commands.check.run_both', spoiled(change))
+    monkeypatch.setattr('hp_cli.commands.check.run_both', spoiled(change))
     line = 'check tiny.py:classes --input 1,3,24,32 --plans 2 --codec uint8_zstd'
     assert data_of(hp(f'{line} --json'), status=1)['ok'] is False
     assert 'WRONG: 2 plans failed or gave what the unsplit model never would' in hp(line)[1]
@@ -314,7 +314,7 @@ def test_run_sums_up_other_outputs_and_counts_the_classes_of_a_mask(hp):
 
 
 def test_run_fails_when_the_split_disagrees(hp, monkeypatch):
-    monkeypatch.setattr('hp_inference.commands.run.run_both', spoiled(lambda x: x + 0.1))
+    monkeypatch.setattr('hp_cli.commands.run.run_both', spoiled(lambda x: x + 0.1))
     line = 'run tiny.py:classes --input 1,3,24,32 --image image.png --plan full_offload'
     assert data_of(hp(f'{line} --json'), status=1)['ok'] is False
     status, out, _ = hp(line)

@@ -14,8 +14,8 @@ from draws import again_when_long, MANY
 import pytest
 import synthetic
 
-from hp_inference import cli, files
-from hp_inference.cli import main
+from hp_cli.main import _printable, main
+from hp_inference import files
 
 TRACE = 'time_s,mbit_s\n' + ''.join(f'{0.5 * place},{100 if place < 4 else 8}\n'
                                     for place in range(20))
@@ -221,7 +221,7 @@ class Foreign(BaseException):
     (SystemExit('bye'), 'the code of the model ended the program'),
 ])
 def test_whatever_is_raised_is_one_line_and_status_2(hp, folder, monkeypatch, error, says):
-    from hp_inference.commands import simulate
+    from hp_cli.commands import simulate
     monkeypatch.setattr(simulate, 'run', raising(error))
     status, out, err = hp('simulate table.json --trace trace.csv')
     assert (status, out, len(err)) == (2, '', 1)
@@ -229,20 +229,20 @@ def test_whatever_is_raised_is_one_line_and_status_2(hp, folder, monkeypatch, er
 
 
 def test_what_nobody_thought_of_says_where_it_came_from(hp, folder, monkeypatch):
-    from hp_inference.commands import simulate
+    from hp_cli.commands import simulate
     monkeypatch.setattr(simulate, 'run', raising(ZeroDivisionError('oh')))
     assert 'test_cli_bad_files.py, line ' in hp('simulate table.json --trace trace.csv')[2][0]
 
 
 def test_a_terminal_of_another_alphabet_gets_what_it_can_show(folder):
     done = subprocess.run(
-        [sys.executable, '-c', 'from hp_inference.cli import main; main()', 'simulate',
+        [sys.executable, '-c', 'from hp_cli.main import main; main()', 'simulate',
          'table.json', '--trace', 'trace-\xe9.csv'.encode()], capture_output=True,
         env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
     assert done.stderr.count(b'\n') == 1 and done.stderr.startswith(b'hp: ')
     os.rename('trace.csv', 'trace-\xe9.csv')
     done = subprocess.run(
-        [sys.executable, '-c', 'from hp_inference.cli import main; main()', 'simulate',
+        [sys.executable, '-c', 'from hp_cli.main import main; main()', 'simulate',
          'table.json', '--trace', 'trace-\xe9.csv'], capture_output=True,
         env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
     assert done.returncode == 0 and b'trace trace-?.csv: 20 samples' in done.stdout
@@ -252,7 +252,7 @@ def limited(megabytes, *argv):
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20,) * 2)
     return subprocess.run(
-        [sys.executable, '-c', 'import sys; from hp_inference.cli import main; sys.exit(main())',
+        [sys.executable, '-c', 'import sys; from hp_cli.main import main; sys.exit(main())',
          *argv], capture_output=True, text=True, preexec_fn=limit, timeout=250,
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'})
 
@@ -270,4 +270,4 @@ def test_too_little_memory_is_one_line(folder, megabytes, argv):
 
 
 def test_text_for_a_terminal_can_neither_break_nor_colour_its_lines():
-    assert cli._printable('a\x1b[31m\nb\u202e \ud800') == 'a?[31m\nb? ?'
+    assert _printable('a\x1b[31m\nb\u202e \ud800') == 'a?[31m\nb? ?'

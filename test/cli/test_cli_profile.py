@@ -5,11 +5,11 @@ from cli_runner import complaint_of, data_of, runner
 import pytest
 import torch
 
-from hp_inference.commands import profile as command
+from hp_cli.commands import profile as command
 from hp_inference.graph.load import ModelSpec, open_model
+from hp_inference.profile import measure
+from hp_inference.profile.device import DeviceProfile
 from hp_inference.runtime.meters import Power, SampledMeter
-from hp_planner.profile import measure
-from hp_planner.profile.device import DeviceProfile
 
 LINE = 'profile tiny.py:classes --input 1,3,24,32 --out p.json'
 

@@ -388,7 +388,7 @@ def test_no_message_names_a_model():
     opens = {name for name, text in sources.items()
              if re.search(r'\b(open_model|load_model|load_exported|ModelSpec)\(', text)}
     assert opens == {f'hp_inference/{name}.py' for name in (
-        'graph/load', 'graph/models', 'graph/exported', 'commands/common', 'nodes/model')} | {
+        'graph/load', 'graph/models', 'graph/exported', 'nodes/model')} | {
         'hp_inference/nodes/robot_node.py', 'hp_inference/nodes/server_node.py',
         'hp_planner/planner_node.py'}
     for node in ('hp_inference/nodes/robot_node', 'hp_inference/nodes/server_node',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What receipts tell of a link, and what they don't."""
+"""What acknowledgements tell of a link, and what they don't."""
 
 import csv
 from pathlib import Path
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from simulated_link import CHUNK, Link, MBIT, RECEIVER, SESSION
 
+from hp_inference.link.acknowledgements import Ack
 from hp_inference.link.bandwidth import CAUTION, Estimator, OLDEST_S
-from hp_inference.link.receipts import Receipt
 
 
 class Watched:
-    """Frames of some bytes every ``period_s`` over a link, and the estimates as receipts came."""
+    """Frames of some bytes every ``period_s`` over a link, and the estimate at each ack."""
 
     def __init__(self, rate, frame_bytes, period_s, seconds, late_s=0.0, lost=0.0):
         self.link = Link(rate, late_s=late_s, lost=lost)
@@ -37,9 +37,9 @@ class Watched:
     def _send(self, when, seq, nbytes, last):
         self.link.at(when, lambda: self.link.send(seq, nbytes, last, self._take))
 
-    def _take(self, receipt):
+    def _take(self, ack):
         now = self.link.now
-        self.estimator.add(receipt, now)
+        self.estimator.add(ack, now)
         self.said.append((now, self.estimator.estimate(now)))
 
     def between(self, begin, end):
@@ -48,19 +48,19 @@ class Watched:
 
 
 def arrivals(gaps_s, sent_apart_s=0.0003, begin=0, start_s=0.0):
-    """Return a receipt per chunk that came after each gap; the receiver is 1000 s ahead."""
+    """Return an acknowledgement per chunk, after each gap; the receiver's clock is 1000 s ahead."""
     arrived, sent = 1000.0 + start_s, start_s
     for index, gap in enumerate(gaps_s):
         arrived, sent = arrived + gap, sent + sent_apart_s
-        yield Receipt(SESSION, RECEIVER, (begin + index + 1,), (CHUNK,), (sent,), (arrived,), 0.0)
+        yield Ack(SESSION, RECEIVER, (begin + index + 1,), (CHUNK,), (sent,), (arrived,), 0.0)
 
 
-def told(receipts, estimator=None, way_back_s=0.001):
-    """Return the last estimate after receipts of a receiver whose clock is 1000 s ahead."""
+def told(acks, estimator=None, way_back_s=0.001):
+    """Return the last estimate after acknowledgements of a receiver whose clock is 1000 s ahead."""
     estimator = estimator or Estimator()
-    for receipt in receipts:
-        now = receipt.arrived_s[-1] - 1000.0 + 0.01 + way_back_s
-        estimator.add(receipt, now)
+    for ack in acks:
+        now = ack.arrived_s[-1] - 1000.0 + 0.01 + way_back_s
+        estimator.add(ack, now)
     return estimator.estimate(now)
 
 
@@ -108,9 +108,9 @@ def test_chunks_that_did_not_queue_are_a_lower_bound():
 def test_a_single_outlier_is_ignored(outlier):
     estimator = Estimator()
     gaps = [0.0048] * 40 + [outlier] + [0.0048] * 8
-    for receipt in arrivals(gaps):
-        said = told([receipt], estimator)
-        if said and receipt.seq[0] > 5:
+    for ack in arrivals(gaps):
+        said = told([ack], estimator)
+        if said and ack.seq[0] > 5:
             assert said.bytes_per_s == pytest.approx(100 * MBIT, rel=0.1)
 
 
@@ -121,13 +121,13 @@ def test_chunks_that_come_in_bunches_are_averaged():
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=40), st.integers(0, 99))
-def test_repeated_and_reordered_receipts_change_nothing(picks, seed):
-    receipts = list(arrivals([0.0048] * 60))
+def test_repeated_and_reordered_acks_change_nothing(picks, seed):
+    acks = list(arrivals([0.0048] * 60))
     random = Random(seed)
     mixed = []
-    for index, receipt in enumerate(receipts):
-        mixed.append(receipt)
-        mixed += [random.choice(receipts[:index + 1]) for at, _ in picks if at == index]
+    for index, ack in enumerate(acks):
+        mixed.append(ack)
+        mixed += [random.choice(acks[:index + 1]) for at, _ in picks if at == index]
     assert told(mixed).bytes_per_s == pytest.approx(100 * MBIT, rel=0.01)
 
 
@@ -136,11 +136,11 @@ def test_a_clock_that_is_set_does_no_harm(jump):
     link = Link(lambda now: 50, late_s=0.001)
     estimator, said = Estimator(), []
 
-    def take(receipt):
+    def take(ack):
         shift = jump if link.now > 2.0 else 0.0
-        estimator.add(Receipt(receipt.session, receipt.receiver, receipt.seq,
-                              receipt.payload_bytes, receipt.sent_s,
-                              [time_s + shift for time_s in receipt.arrived_s], receipt.held_s),
+        estimator.add(Ack(ack.session, ack.receiver, ack.seq,
+                              ack.payload_bytes, ack.sent_s,
+                              [time_s + shift for time_s in ack.arrived_s], ack.held_s),
                       link.now)
         said.append(estimator.estimate(link.now))
     seq = 0
@@ -160,10 +160,10 @@ def test_a_clock_that_is_set_does_no_harm(jump):
     st.integers(1, 2 ** 32 - 1), st.integers(0, 2 ** 32 - 1),
     st.floats(-1e300, 1e300), st.floats(-1e300, 1e300), st.floats(0, 1e300),
     st.floats(0, 1e9)), max_size=30))
-def test_any_receipts_at_all_give_finite_figures_or_none(entries):
+def test_any_acks_at_all_give_finite_figures_or_none(entries):
     estimator = Estimator()
     for seq, nbytes, sent, arrived, held, now in sorted(entries, key=lambda entry: entry[-1]):
-        estimator.add(Receipt(1, 2, (seq,), (nbytes,), (sent,), (arrived,), held), now)
+        estimator.add(Ack(1, 2, (seq,), (nbytes,), (sent,), (arrived,), held), now)
         said = estimator.estimate(now)
         if said is not None:
             assert 0 < said.bytes_per_s < float('inf')
@@ -172,12 +172,12 @@ def test_any_receipts_at_all_give_finite_figures_or_none(entries):
 
 
 @pytest.mark.parametrize('apart_s', [5e-324, 1e-300, 1e-15])
-def test_no_receipt_makes_a_link_infinitely_fast(apart_s):
+def test_no_ack_makes_a_link_infinitely_fast(apart_s):
     estimator, count = Estimator(), 20
     honest = [1 + 0.001 * place for place in range(count)], 60_000
     forged = [apart_s * place for place in range(count)], 2 ** 32 - 1
     for begin, (arrived_s, nbytes) in ((1, honest), (1 + count, forged)):
-        estimator.add(Receipt(1, 2, range(begin, begin + count), [nbytes] * count, [0.0] * count,
+        estimator.add(Ack(1, 2, range(begin, begin + count), [nbytes] * count, [0.0] * count,
                               arrived_s, 0.0), 10.0)
         said = estimator.estimate(10.0)
         assert 0 < said.low_bytes_per_s <= said.bytes_per_s <= 2e11
@@ -186,14 +186,14 @@ def test_no_receipt_makes_a_link_infinitely_fast(apart_s):
 def test_the_round_trip_is_the_least_of_the_last_seconds_without_what_was_held():
     estimator = Estimator()
     for index, (now, held) in enumerate([(0.05, 0.0), (1.02, 0.005), (2.1, 0.0)]):
-        estimator.add(Receipt(1, 2, (index + 1,), (CHUNK,), (float(index),), (float(index),),
+        estimator.add(Ack(1, 2, (index + 1,), (CHUNK,), (float(index),), (float(index),),
                               held), now)
-    for receipt in arrivals([0.01] * 5, begin=100):
-        estimator.add(receipt, 900.0)  # sent at another host's clock, or very long ago
+    for ack in arrivals([0.01] * 5, begin=100):
+        estimator.add(ack, 900.0)  # sent at another host's clock, or very long ago
     assert estimator.estimate(900.0).round_trip_s == 0.0
     estimator = Estimator()
-    for index, receipt in enumerate(arrivals([0.01] * 6)):
-        estimator.add(receipt, receipt.sent_s[0] + 0.03 + 0.01 * index)
+    for index, ack in enumerate(arrivals([0.01] * 6)):
+        estimator.add(ack, ack.sent_s[0] + 0.03 + 0.01 * index)
     assert estimator.estimate(0.1).round_trip_s == pytest.approx(0.03)
 
 

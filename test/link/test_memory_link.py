@@ -25,13 +25,17 @@ def channels_last(shape):
     return torch.randn(shape).relu().contiguous(memory_format=torch.channels_last)
 
 
+def send(side, spec, rows):
+    side.open_frame(HEAD, Inbox([])).send(spec, rows)
+
+
 def exchange(tap=None):
     """Send a slice each way; return the link, both inboxes and both tensors."""
     server, robot = Inbox([UP], HEAD), Inbox([DOWN], HEAD)
     up, down = channels_last(UP.shape), torch.randn(DOWN.shape).half()
     with MemoryLink(server.put, robot.put, tap=tap) as link:
-        link.robot.send(up, UP, HEAD)
-        link.server.send(down, DOWN, HEAD)
+        send(link.robot, UP, up)
+        send(link.server, DOWN, down)
         assert link.close(WAIT_S)
     return link, (server, up), (robot, down)
 
@@ -49,7 +53,7 @@ def test_what_is_sent_does_not_change_with_the_senders_memory():
     sent = torch.full((1, 60), 1, dtype=torch.uint8)
     spec = SliceSpec(1, 0, 1, (1, 60), None, torch.uint8)
     with MemoryLink(arrived.append, arrived.append) as link:
-        link.robot.send(sent, spec, HEAD)
+        send(link.robot, spec, sent)
         assert link.close(WAIT_S)
     sent.fill_(2)
     assert bytes(arrived[0].payload) == b'\x01' * 60
@@ -67,7 +71,7 @@ def test_duplicated_and_reordered_chunks_still_give_the_rows():
     server = Inbox([UP], HEAD)
     up = channels_last(UP.shape)
     with MemoryLink(server.put, lambda _: None, tap=shuffle) as link:
-        link.robot.send(up, UP, HEAD)
+        send(link.robot, UP, up)
         assert link.close(WAIT_S)
     assert torch.equal(server.get(1, 0, 30, 0), up)
     assert server.duplicates == UP.chunk_count
@@ -101,7 +105,7 @@ def test_bytes_leave_at_the_given_rate(monkeypatch):
     rows = torch.randint(0, 256, (5, 60_000)).to(torch.uint8)
     with MemoryLink(lambda _: arrivals.append(clock.now - 1000.0), lambda _: None,
                     mbit_s=24) as link:
-        link.robot.send(rows, spec, HEAD)
+        send(link.robot, spec, rows)
         assert link.close(WAIT_S)
     assert arrivals == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
 

@@ -9,9 +9,9 @@ from simulated_time import SimulatedTime
 from waits import WAIT_S
 
 from hp_inference.link import pacer as pacer_module
+from hp_inference.link.acknowledgements import Ack, Acknowledger
 from hp_inference.link.bandwidth import Estimator
 from hp_inference.link.pacer import EmulatedLink, Pacer
-from hp_inference.link.receipts import Receipt, Receipts
 
 CHUNK = 60_000
 MBIT = 1e6 / 8
@@ -30,9 +30,9 @@ def chunk(nbytes=CHUNK, session=1):
     return SimpleNamespace(session=session, payload=bytes(nbytes), seq=0, sent_s=0.0)
 
 
-def receipt(*seq, session=1):
+def ack(*seq, session=1):
     now = 1000.0
-    return Receipt(session, 2, seq, [CHUNK] * len(seq), [now] * len(seq), [now] * len(seq), 0.0)
+    return Ack(session, 2, seq, [CHUNK] * len(seq), [now] * len(seq), [now] * len(seq), 0.0)
 
 
 def fill(pacer):
@@ -63,12 +63,12 @@ def test_a_chunk_that_is_unwanted_gets_no_number(clock):
     assert unwanted.seq == 0 and pacer.in_flight_bytes == 0
 
 
-def test_a_receipt_lets_the_next_chunk_go_at_once_and_a_foreign_one_does_not(clock):
+def test_a_ack_lets_the_next_chunk_go_at_once_and_a_foreign_one_does_not(clock):
     pacer = Pacer()
     fill(pacer)
-    clock.after(0.01, lambda: pacer.on_receipt(receipt(1, session=5)))
-    clock.after(0.02, lambda: pacer.on_receipt(receipt(77)))
-    clock.after(0.03, lambda: pacer.on_receipt(receipt(1)))
+    clock.after(0.01, lambda: pacer.on_ack(ack(1, session=5)))
+    clock.after(0.02, lambda: pacer.on_ack(ack(77)))
+    clock.after(0.03, lambda: pacer.on_ack(ack(1)))
     held = chunk()
     assert pacer.admit(held, never)
     assert held.seq == 4 and held.sent_s == pytest.approx(1000.03)
@@ -92,22 +92,22 @@ def test_wake_has_a_chunk_ask_whether_it_is_still_wanted(clock):
     assert asked == pytest.approx([1000.0, 1000.01, 1000.03])
 
 
-def test_a_thread_that_waits_is_woken_by_a_receipt():
+def test_a_thread_that_waits_is_woken_by_a_ack():
     pacer, waits = Pacer(), threading.Event()
     fill(pacer)
     pacer._window.wait_s = lambda nbytes, now: 1e5 if pacer.in_flight_bytes > 2 * CHUNK else 0.0
     held, came = chunk(), []
-    # It is asked with the lock held, which the receipt needs: it comes when the chunk waits.
+    # It is asked with the lock held, which the ack needs, too: it comes when the chunk waits.
     thread = threading.Thread(
         target=lambda: came.append(pacer.admit(held, lambda: waits.set() or False)), daemon=True)
     thread.start()
     assert waits.wait(WAIT_S)
-    pacer.on_receipt(receipt(1))
+    pacer.on_ack(ack(1))
     thread.join(WAIT_S)
     assert came == [True] and held.seq == 4
 
 
-def test_without_receipts_it_stalls_after_a_second_and_a_chunk_tries_again(clock):
+def test_without_acks_it_stalls_after_a_second_and_a_chunk_tries_again(clock):
     pacer, went = Pacer(), []
     fill(pacer)
     clock.after(0.99, lambda: went.append(pacer.stalled))
@@ -119,7 +119,7 @@ def test_without_receipts_it_stalls_after_a_second_and_a_chunk_tries_again(clock
     assert pacer.stalled and 2 <= len(went) - 1 <= 5
     assert went[-2:] == [False, pytest.approx(1.0)]  # and the others before, ever more seldom
     assert all(later > 1.9 * earlier for earlier, later in zip(went[:-2], went[1:-2]))
-    pacer.on_receipt(receipt(2 + len(went)))
+    pacer.on_ack(ack(2 + len(went)))
     assert not pacer.stalled and pacer.in_flight_bytes == 0
 
 
@@ -129,7 +129,7 @@ def test_many_threads_that_meddle_do_not_break_it():
     def meddle(step):
         while not done.wait(0.0005):
             step()
-    steps = [pacer.wake, lambda: pacer.on_receipt(receipt(*range(1, 60))),
+    steps = [pacer.wake, lambda: pacer.on_ack(ack(*range(1, 60))),
              lambda: setattr(pacer, 'limit_mbit_s', 1000.0 - pacer.limit_mbit_s),
              lambda: pacer.stalled, pacer.reset]
     threads = [threading.Thread(target=meddle, args=(step,)) for step in steps]
@@ -162,14 +162,14 @@ def test_a_limit_that_is_none_is_refused(mbit_s):
 
 def send_for(pacer, clock, seconds, estimator):
     """Send to a receiver on this machine all the time; return the rate [bytes/s]."""
-    receipts, total, began = Receipts(2), 0, clock.now
+    acks, total, began = Acknowledger(2), 0, clock.now
     while clock.now < began + seconds:
         one = chunk()
         assert pacer.admit(one, never)
         total += CHUNK
         clock.sleep(0.0005)  # what publishing takes
-        if back := receipts.took(1, one.seq, CHUNK, one.sent_s, clock.now, False):
-            pacer.on_receipt(back)
+        if back := acks.took(1, one.seq, CHUNK, one.sent_s, clock.now, False):
+            pacer.on_ack(back)
             estimator.add(back, clock.now)
     return total / (clock.now - began)
 

@@ -46,9 +46,9 @@ class Monitor:
             self._next_s = when = self.link.now + probe
             self.link.at(when, lambda: when == self._next_s and self._send())
 
-    def _take(self, receipt):
+    def _take(self, ack):
         now = self.link.now
-        self.prober.on_receipt(receipt, now)
+        self.prober.on_ack(ack, now)
         self.prober.look(now)
         self._send()
         self.said.append((now, self.prober.estimate(now)))
@@ -83,7 +83,7 @@ def test_silence_and_its_end_are_noticed_within_half_a_second(seconds):
     assert said == pytest.approx([30] * len(said), rel=0.05)
 
 
-def test_a_few_lost_receipts_are_not_silence():
+def test_a_few_lost_acks_are_not_silence():
     monitor = Monitor(lambda now: 30, late_s=0.001, lost=0.03)
     monitor.link.run(60.0)
     assert monitor.silent() == []

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Made-up device profiles of captured models."""
 
+from hp_inference.profile.device import CodecSpeed, DeviceProfile, OperatorTime
 from hp_inference.runtime.meters import Power
 from hp_inference.split.codecs import EXACT_CODECS
-from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime
 
 
 def profile_of(layout, whole_s: float, host: str = 'robot') -> DeviceProfile:

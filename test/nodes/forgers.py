@@ -26,8 +26,8 @@ from hp_msgs.msg import (
 #: All that robot, server, monitor and planner exchange.
 EXCHANGED = {
     'uplink': (TensorChunk, qos.CHUNKS), 'downlink': (TensorChunk, qos.CHUNKS),
-    'frame_report': (FrameReport, qos.REPORTS), 'link_report': (LinkReport, qos.RECEIPTS),
-    'downlink_report': (LinkReport, qos.RECEIPTS), 'probe': (Probe, qos.RECEIPTS),
+    'frame_report': (FrameReport, qos.REPORTS), 'link_report': (LinkReport, qos.ACKS),
+    'downlink_report': (LinkReport, qos.ACKS), 'probe': (Probe, qos.ACKS),
     'server_load': (ServerLoad, qos.METRICS), 'server_status': (ServerStatus, qos.LATCHED),
     'plan_table': (PlanTable, qos.LATCHED), 'planned_table': (PlanTable, qos.LATCHED),
     'bandwidth': (Bandwidth, qos.METRICS), 'robot_profile': (DeviceProfile, qos.LATCHED),

@@ -21,10 +21,10 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from ros_rig import NodeProcess, WAIT_S  # noqa: E402
 
-from hp_inference.link.receipts import Receipt, Receipts  # noqa: E402
+from hp_inference.link.acknowledgements import Ack, Acknowledger  # noqa: E402
 from hp_inference.nodes import bandwidth_monitor_node, qos  # noqa: E402
+from hp_inference.nodes.acknowledgements import ack_to_msg  # noqa: E402
 from hp_inference.nodes.bandwidth_monitor_node import BandwidthMonitorNode  # noqa: E402
-from hp_inference.nodes.receipts import receipt_to_msg  # noqa: E402
 from hp_msgs.msg import Bandwidth, LinkReport, Probe  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -40,12 +40,12 @@ class Server:
         self.client, self.mbit_s = client, mbit_s
         self.bandwidths: list[Bandwidth] = []
         self.probed: list[tuple[float, int]] = []
-        self._receipts, self._free_s = Receipts(RECEIVER), 0.0
+        self._acks, self._free_s = Acknowledger(RECEIVER), 0.0
         self._due: deque = deque()
         node = client.node
-        self.reports = node.create_publisher(LinkReport, 'link_report', qos.RECEIPTS)
+        self.reports = node.create_publisher(LinkReport, 'link_report', qos.ACKS)
         node.create_subscription(Bandwidth, 'bandwidth', self.bandwidths.append, qos.METRICS)
-        node.create_subscription(Probe, 'probe', self._on_probe, qos.RECEIPTS)
+        node.create_subscription(Probe, 'probe', self._on_probe, qos.ACKS)
         node.create_timer(0.001, self._answer)
 
     @property
@@ -64,9 +64,9 @@ class Server:
         if not self.mbit_s:
             return
         self._free_s = max(self._free_s, left_s) + nbytes / (self.mbit_s * MBIT)
-        receipt = self._receipts.took(session, seq, nbytes, sent_s, self._free_s + 1e6, last)
-        if receipt:
-            self._due.append((self._free_s, receipt))
+        ack = self._acks.took(session, seq, nbytes, sent_s, self._free_s + 1e6, last)
+        if ack:
+            self._due.append((self._free_s, ack))
 
     def _on_probe(self, msg, info):
         self.probed.append((time.monotonic(), len(msg.payload)))
@@ -76,7 +76,7 @@ class Server:
 
     def _answer(self):
         while self._due and self._due[0][0] <= time.time():
-            self.reports.publish(receipt_to_msg(self._due.popleft()[1]))
+            self.reports.publish(ack_to_msg(self._due.popleft()[1]))
 
 
 @pytest.fixture
@@ -117,10 +117,10 @@ class Simulated:
         return node
 
     def send(self, node, session, seq, nbytes, sent_s, last):
-        """Put something on the link whose receipt is the node's."""
+        """Put something on the link whose acknowledgement is the node's."""
         if self._mbit_s:
             self.link.send(seq, nbytes, last,
-                           lambda receipt: node._on_receipt(receipt_to_msg(receipt)),
+                           lambda ack: node._on_ack(ack_to_msg(ack)),
                            session=session, sent_s=sent_s)
 
     def run(self, seconds, mbit_s=None):
@@ -193,7 +193,7 @@ def test_without_a_server_there_is_silence(simulated):
     simulated.from_then_on(1.5, 0.0, source='silence')
 
 
-def test_receipts_of_traffic_make_trains_of_probes_needless(simulated):
+def test_acks_of_traffic_make_trains_of_probes_needless(simulated):
     node = simulated.start(16.0)
     simulated.run(3.0)
     for index in range(60):
@@ -235,7 +235,7 @@ def test_what_probes_tell_goes_out_on_the_topics_and_so_does_a_change(make):
         server.says(mbit_s, source=source)
 
 
-def test_wrong_receipts_are_warned_about_and_strange_ones_do_no_harm(make):
+def test_wrong_acks_are_warned_about_and_strange_ones_do_no_harm(make):
     node, server = make(20.0)
     server.says(20.0)
     right = {'session': 5, 'receiver': 6, 'seq': [1], 'payload_bytes': [60_000],
@@ -316,10 +316,10 @@ def test_told_to_stop_the_process_ends_cleanly(tmp_path):
         node.close()
 
 
-def test_a_receipt_comes_through_its_message_unchanged():
-    from hp_inference.nodes.receipts import receipt_from_msg
-    receipt = Receipt(2 ** 64 - 1, 3, [1, 2], [60_000, 7], [0.5, 0.75], [1e9, 1e9 + 1.0], 0.25)
-    back = receipt_from_msg(receipt_to_msg(receipt))
+def test_a_ack_comes_through_its_message_unchanged():
+    from hp_inference.nodes.acknowledgements import ack_from_msg
+    ack = Ack(2 ** 64 - 1, 3, [1, 2], [60_000, 7], [0.5, 0.75], [1e9, 1e9 + 1.0], 0.25)
+    back = ack_from_msg(ack_to_msg(ack))
     assert (back.session, back.receiver, back.held_s) == (2 ** 64 - 1, 3, 0.25)
     for name in ('seq', 'payload_bytes', 'sent_s', 'arrived_s'):
-        assert list(getattr(back, name)) == list(getattr(receipt, name))
+        assert list(getattr(back, name)) == list(getattr(ack, name))

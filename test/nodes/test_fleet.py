@@ -119,7 +119,7 @@ class Vandal:
         make, self.digest, self.rounds = node.create_publisher, digest, 0
         self.publishers = {kind: make(kind, topic, profile) for kind, topic, profile in (
             (TensorChunk, 'uplink', qos.CHUNKS), (PlanTable, 'plan_table', qos.LATCHED),
-            (Probe, 'probe', qos.RECEIPTS), (LinkReport, 'downlink_report', qos.RECEIPTS))}
+            (Probe, 'probe', qos.ACKS), (LinkReport, 'downlink_report', qos.ACKS))}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

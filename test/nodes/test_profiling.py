@@ -14,6 +14,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 from waits import WAIT_S  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
+from hp_inference.nodes import profiling as module  # noqa: E402
 from hp_inference.nodes import qos  # noqa: E402
 from hp_inference.nodes.convert import digest_to_msg, table_to_msg  # noqa: E402
 from hp_inference.nodes.robot_node import RobotNode  # noqa: E402
@@ -25,7 +26,6 @@ from hp_msgs.msg import (  # noqa: E402
     PlanTable,
     TensorChunk,
 )
-from hp_planner.profile import here as module  # noqa: E402
 
 pytestmark = pytest.mark.ros
 SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -63,7 +63,7 @@ class Measuring:
 @pytest.fixture
 def measuring(monkeypatch):
     made = Measuring()
-    monkeypatch.setattr(module, 'profile_here', made)
+    monkeypatch.setattr(module, 'profile_this_device', made)
     return made
 
 

@@ -19,7 +19,7 @@ from hp_inference.nodes import robot_node as module  # noqa: E402
 from hp_inference.nodes.convert import digests_to_msg  # noqa: E402
 from hp_inference.nodes.diagnostics import WARN  # noqa: E402
 from hp_inference.nodes.robot_node import RobotNode  # noqa: E402
-from hp_inference.runtime.reach import Again, FIRST_S  # noqa: E402
+from hp_inference.runtime.liveness import Backoff, FIRST_S  # noqa: E402
 from hp_msgs.msg import (  # noqa: E402
     FrameReport,
     FrameTimeline,
@@ -190,7 +190,7 @@ def test_a_server_that_lacks_the_table_is_told_it_again_and_ever_more_rarely(rob
     tables = []
     client.node.create_subscription(PlanTable, 'plan_table', tables.append, qos.LATCHED)
     client.until(lambda: tables)
-    node.plans._again = again = Again()  # nothing was said yet
+    node.plans._again = again = Backoff()  # nothing was said yet
     server = Server(node, client)
     server.say(table_digest=np.full(32, 7, np.uint8))
     client.until(lambda: len(tables) == 2)

@@ -268,7 +268,7 @@ def test_bytes_that_look_like_the_length_of_a_seal_are_none(world):
 def test_a_callback_gets_what_it_asks_for(world, key, raw, info):
     robot, server = world.add('robot', key), world.add('server', key, unheard='probe')
     got = []
-    Guarded(server.node, Probe, 'probe', lambda *given: got.append(given), qos.RECEIPTS,
+    Guarded(server.node, Probe, 'probe', lambda *given: got.append(given), qos.ACKS,
             informed=info, admit=server.sealing.admits('probe'), raw=raw)
     if key:
         world.met(robot, server)

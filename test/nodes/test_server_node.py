@@ -18,8 +18,8 @@ from waits import WAIT_S  # noqa: E402
 
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
 from hp_inference.nodes import guard, qos  # noqa: E402
+from hp_inference.nodes.acknowledgements import arrived_s  # noqa: E402
 from hp_inference.nodes.convert import digest_to_msg, digests_from_msg, table_to_msg  # noqa: E402
-from hp_inference.nodes.receipts import arrived_s  # noqa: E402
 from hp_inference.nodes.robot_port import TABLE_WEIGHT  # noqa: E402
 from hp_inference.nodes.server_node import ServerNode  # noqa: E402
 from hp_inference.runtime.executor import Executor  # noqa: E402
@@ -52,9 +52,9 @@ class Robot:
         self.chunks, self.reports = [], []
         listen(TensorChunk, f'{prefix}downlink', self.chunks.append, qos.CHUNKS)
         listen(FrameReport, f'{prefix}frame_report', self.reports.append, qos.REPORTS)
-        self.probes = create(Probe, f'{prefix}probe', qos.RECEIPTS)
-        self.receipts, self.loads = [], []
-        listen(LinkReport, f'{prefix}link_report', self.receipts.append, qos.RECEIPTS)
+        self.probes = create(Probe, f'{prefix}probe', qos.ACKS)
+        self.acks, self.loads = [], []
+        listen(LinkReport, f'{prefix}link_report', self.acks.append, qos.ACKS)
         listen(ServerLoad, f'{prefix}server_load', self.loads.append, qos.METRICS)
         client.until(lambda: self.tables.get_subscription_count()
                      and self.uplink.get_subscription_count()
@@ -258,7 +258,7 @@ def test_a_hostile_table_costs_the_node_no_time_and_the_next_one_works(make, tab
         begun = time.thread_time()
         take(msg)
         taken.append(time.thread_time() - begun)
-    node.ports[0].subscriptions[1]._callback = timed
+    node.ports[0]._tables._callback = timed
     robot.tables.publish(PlanTable(json=text, digest=digest_to_msg(b'\5' * 32)))
     if len(text) > MAX_JSON_BYTES:  # not even unpacked
         client.until(lambda: f'at most {MAX_JSON_BYTES + 4096} are taken' in node.log)
@@ -327,7 +327,7 @@ def test_namespaces_that_can_not_be_are_refused(make, robots, message):
 def test_each_robot_has_topics_of_its_own(make, robots, topics):
     node, client = make(start=False, robots=robots)
     assert node.trigger_configure() == SUCCESS
-    assert [port.subscriptions[0].topic_name for port in node.ports] == topics
+    assert [port._uplink.topic_name for port in node.ports] == topics
 
 
 def test_one_robots_bad_table_is_not_anothers(make, table):
@@ -343,8 +343,8 @@ def test_one_robots_bad_table_is_not_anothers(make, table):
 
 # What the link and the server carry
 
-def seqs(receipts) -> list[int]:
-    return [seq for receipt in receipts for seq in receipt.seq]
+def seqs(acks) -> list[int]:
+    return [seq for ack in acks for seq in ack.seq]
 
 
 @pytest.fixture
@@ -383,32 +383,32 @@ def test_tables_that_are_refused_one_after_the_other_are_not_listened_to(make, t
     assert robot.give(table).ready
 
 
-def test_every_chunk_that_arrives_is_receipted_whether_it_was_of_use_or_not(make, table):
+def test_every_chunk_that_arrives_is_acked_whether_it_was_of_use_or_not(make, table):
     node, client = make()
     robot = Robot(node, client)
     robot.send(table, seq=1, sent_s=10.0)  # of a table that the server does not have
-    client.until(lambda: seqs(robot.receipts) == [1])
+    client.until(lambda: seqs(robot.acks) == [1])
     robot.give(table)
     robot.send(table, seq=2, sent_s=11.0, frame=1)
     robot.send(table, seq=3, sent_s=12.0, frame=1)  # again
     robot.send(table, seq=4, sent_s=13.0, frame=2, scale=float('nan'))
-    client.until(lambda: seqs(robot.receipts) == [1, 2, 3, 4])
-    last = robot.receipts[-1]
+    client.until(lambda: seqs(robot.acks) == [1, 2, 3, 4])
+    last = robot.acks[-1]
     assert (last.session, list(last.payload_bytes)) == (1, [SIZE * SIZE * 3])
     assert list(last.sent_s) == [13.0] and 0 <= last.held_s < 1.0
-    assert len({receipt.receiver for receipt in robot.receipts}) == 1
-    arrivals = [at for receipt in robot.receipts for at in receipt.arrived_s]
+    assert len({ack.receiver for ack in robot.acks}) == 1
+    arrivals = [at for ack in robot.acks for at in ack.arrived_s]
     assert arrivals == sorted(arrivals) and 0 < arrivals[-1] - arrivals[0] < 20.0
     assert client.until(lambda: len(robot.reports) >= 2)
 
 
-def test_chunks_in_the_middle_of_a_slice_are_receipted_together(make, table):
+def test_chunks_in_the_middle_of_a_slice_are_acked_together(make, table):
     node, client = make()
     robot = Robot(node, client)
     for seq in range(1, 10):
         robot.send(table, seq=seq, chunk_index=seq - 1, chunk_count=9)
-    client.until(lambda: seqs(robot.receipts) == list(range(1, 10)))
-    assert len(robot.receipts) < 9
+    client.until(lambda: seqs(robot.acks) == list(range(1, 10)))
+    assert len(robot.acks) < 9
 
 
 def test_probes_are_answered_beside_chunks_and_none_that_is_too_large(make, table):
@@ -421,18 +421,18 @@ def test_probes_are_answered_beside_chunks_and_none_that_is_too_large(make, tabl
     robot.probes.publish(Probe(session=5, seq=4, last=True,
                                payload=array('B', bytes(Probe.MAX_BYTES + 1))))
     robot.probes.publish(Probe(session=6, seq=1, last=True))
-    client.until(lambda: 6 in [receipt.session for receipt in robot.receipts])
-    probes = [receipt for receipt in robot.receipts if receipt.session == 5]
+    client.until(lambda: 6 in [ack.session for ack in robot.acks])
+    probes = [ack for ack in robot.acks if ack.session == 5]
     assert seqs(probes) == [1, 2, 3]
-    assert [size for receipt in probes for size in receipt.payload_bytes] == [1000, 2000, 3000]
-    assert [at for receipt in probes for at in receipt.sent_s] == [1.0, 2.0, 3.0]
+    assert [size for ack in probes for size in ack.payload_bytes] == [1000, 2000, 3000]
+    assert [at for ack in probes for at in ack.sent_s] == [1.0, 2.0, 3.0]
     assert 'warning: a probe from the robot has 200001 bytes, expected at most 200000' in node.log
 
 
-def test_receipts_of_rows_sent_back_reach_the_pacer_and_false_ones_do_no_harm(make, table):
+def test_acks_of_rows_sent_back_reach_the_pacer_and_false_ones_do_no_harm(make, table):
     node, client = make()
     robot, port = Robot(node, client), node.ports[0]
-    downlink = client.node.create_publisher(LinkReport, 'downlink_report', qos.RECEIPTS)
+    downlink = client.node.create_publisher(LinkReport, 'downlink_report', qos.ACKS)
     client.until(downlink.get_subscription_count)
     robot.give(table)
     robot.send(table)
@@ -442,7 +442,7 @@ def test_receipts_of_rows_sent_back_reach_the_pacer_and_false_ones_do_no_harm(ma
     fields = {'session': chunk.session, 'receiver': 4, 'seq': [1],
               'payload_bytes': [len(chunk.payload)], 'sent_s': [chunk.sent_s]}
     downlink.publish(LinkReport(**fields))
-    client.until(lambda: 'warning: from the robot: a receipt with ' in node.log)
+    client.until(lambda: 'warning: from the robot: an acknowledgement with ' in node.log)
     downlink.publish(LinkReport(**fields, arrived_s=[7.0]))
     client.until(lambda: port.pacer.in_flight_bytes == 0)
 
@@ -521,7 +521,7 @@ def test_robots_with_one_table_share_what_it_takes(make, table):
     client.until(lambda: node.ports[1].digest == table.digest)
     held = [port.engine._tables[table.digest] for port in node.ports]
     assert [id(executor) for executor in held[0]] == [id(executor) for executor in held[1]]
-    assert node.turns.places == 1
+    assert node.queue.places == 1
 
 
 # States of the lifecycle

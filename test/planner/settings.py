@@ -16,8 +16,8 @@ from hp_inference.graph.layout import Layout
 from hp_inference.graph.models import load_model
 from hp_inference.graph.torchvision_shim import import_torchvision
 from hp_inference.link.wire import CODEC_CODES
+from hp_inference.profile.device import CodecSpeed, DeviceProfile, OperatorTime
 from hp_inference.runtime.meters import Power
-from hp_planner.profile.device import CodecSpeed, DeviceProfile, OperatorTime
 from hp_planner.timeline.setting import LinkModel, Setting
 
 POWER = Power(4.0, 6.0, 14.0)  # waiting, communicating, computing

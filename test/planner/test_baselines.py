@@ -8,8 +8,8 @@ from settings import drawn_profile, drawn_setting, profile_of, setting_of, tiny
 
 from hp_inference.split.plan import layer
 from hp_inference.split.program import compile_plan
-from hp_planner.loss.baselines import baselines, JPEG, latency, minimum_cut
-from hp_planner.loss.objective import Objective
+from hp_planner.search.baselines import baselines, JPEG, latency, minimum_cut
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.setting import bytes_per_s
 from hp_planner.timeline.simulate import message_seconds
 from hp_planner.timeline.timeline import Timeline
@@ -19,11 +19,11 @@ RATES = [0.0, 0.3, 1.0, 3.0, 10.0, 100.0]
 
 def sum_of_times(timeline, robot, mbit_s):
     """Return the seconds of all operators and messages; robot[v]: whether it computes v."""
-    layout, grid, costs = timeline.setting.layout, timeline.grid, timeline.costs
+    layout, tables, costs = timeline.setting.layout, timeline.tables, timeline.costs
     total = 0.0
     for op in layout.graph.ops:
         v = op.output
-        total += costs.compute[0 if robot[v] else 1, grid.at_row[v] + grid.rows[v]]
+        total += costs.compute[0 if robot[v] else 1, tables.at_row[v] + tables.rows[v]]
     readers = {v: [] for v in range(len(layout.rows))}
     for op in layout.graph.ops:
         for ref in op.refs:

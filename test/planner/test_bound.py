@@ -6,9 +6,9 @@ from settings import drawn_setting, NETS, profile_of, setting_of, tiny
 
 from hp_inference.split.codecs import EXACT_CODECS
 from hp_inference.split.plan import random_plan
-from hp_planner.loss.bound import Bound
-from hp_planner.loss.objective import Objective
-from hp_planner.loss.search import Loss
+from hp_planner.search.bound import Bound
+from hp_planner.search.loss import Loss
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.timeline import Population, Timeline
 
 RATES = [0.3, 2.0, 10.0, 300.0]

@@ -9,7 +9,8 @@ from settings import drawn_setting, POWER, profile_of, setting_of, tiny
 
 from hp_inference.runtime.meters import NO_POWER
 from hp_inference.split.table import PlanTable
-from hp_planner.loss.grid import (
+from hp_planner.report.record import Record
+from hp_planner.search.grid import (
     checked_grid,
     default_grid,
     expected_costs,
@@ -18,8 +19,7 @@ from hp_planner.loss.grid import (
     SPARE,
     SURE,
 )
-from hp_planner.loss.objective import Objective
-from hp_planner.report.record import Record
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.setting import SettingError
 from hp_planner.timeline.timeline import Population, Timeline
 

@@ -11,9 +11,9 @@ from settings import drawn_setting, tiny
 import torch
 
 from hp_inference.split.codecs import EXACT_CODECS, LOSSY_CODECS
-from hp_planner.loss.baselines import baselines
-from hp_planner.loss.objective import Objective
-from hp_planner.loss.search import Loss
+from hp_planner.search.baselines import baselines
+from hp_planner.search.loss import Loss
+from hp_planner.search.objective import Objective
 from hp_planner.timeline.setting import SettingError
 from hp_planner.timeline.simulate import LATENCY, ROBOT_PEAK
 from hp_planner.timeline.timeline import Population, Timeline
@@ -40,9 +40,9 @@ def small(name):
 
 def exhaustive(loss, rates, levels=5):
     """Return the least cost at each rate over all plans that cut each value at a level."""
-    grid = loss.timeline.grid
-    cuts = [sorted({round(rows * i / (levels - 1)) for i in range(levels)}) for rows in grid.rows]
-    shares = np.array([(grid.rows[0], *rest) for rest in product(*cuts[1:])], np.int32)
+    tables = loss.timeline.tables
+    cuts = [sorted({round(rows * i / (levels - 1)) for i in range(levels)}) for rows in tables.rows]
+    shares = np.array([(tables.rows[0], *rest) for rest in product(*cuts[1:])], np.int32)
     best = np.full(len(rates), np.inf)
     for i, rate in enumerate(rates):
         codecs = np.broadcast_to(loss.fastest_codecs(rate).astype(np.int32), shares.shape).copy()

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from hp_planner.loss.objective import Objective, OUTSIDE
+from hp_planner.search.objective import Objective, OUTSIDE
 from hp_planner.timeline.setting import SettingError
 
 #: latency, energy, robot, server and radio busy, bytes up and down, peaks.

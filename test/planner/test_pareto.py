@@ -7,9 +7,9 @@ import numpy as np
 from settings import drawn_setting, tiny
 
 from hp_inference.split.plan import Plan
-from hp_planner.loss.objective import Objective
-from hp_planner.loss.pareto import four, nondominated, pareto, RESOLUTION
-from hp_planner.loss.search import Loss
+from hp_planner.search.loss import Loss
+from hp_planner.search.objective import Objective
+from hp_planner.search.pareto import four, nondominated, pareto, RESOLUTION
 from hp_planner.timeline.timeline import Population, Timeline
 
 

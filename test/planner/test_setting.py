@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from settings import POWER, profile_of, setting_of, tiny
 
+from hp_inference.profile.device import ProfileError
 from hp_inference.runtime.meters import Power
-from hp_planner.profile.device import ProfileError
 from hp_planner.timeline.setting import bytes_per_s, LinkModel, Prediction, Setting, SettingError
 
 LAYOUT = tiny('chain')

@@ -17,12 +17,12 @@ import pytest
 from settings import drawn_setting, NETS, profile_of, setting_of, tiny
 import torch
 
+from hp_inference.profile.device import CodecSpeed
 from hp_inference.runtime.executor import Executor
 from hp_inference.runtime.lifetimes import Lifetimes
 from hp_inference.split.plan import full_offload, layer, Plan, random_plan, robot_only, uniform
 from hp_inference.split.program import compile_plan
 from hp_inference.split.shares import ROBOT, SERVER
-from hp_planner.profile.device import CodecSpeed
 from hp_planner.timeline.simulate import ENERGY, LATENCY, RADIO_BUSY, ROBOT_BUSY, SERVER_BUSY
 from hp_planner.timeline.timeline import Population, predict, Timeline
 

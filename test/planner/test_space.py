@@ -10,12 +10,12 @@ from settings import NETS, tiny
 
 from hp_inference.split.plan import full_offload, layer, Plan, robot_only, uniform
 from hp_inference.split.program import compile_plan
-from hp_planner.loss.space import EXCHANGE, Genome, population, RECOMPUTE, Space, Stretch, tidy
-from hp_planner.timeline.lattice import lattice
+from hp_planner.search.space import EXCHANGE, Genome, population, RECOMPUTE, Space, Stretch, tidy
+from hp_planner.timeline.row_tables import row_tables
 
 
 def plans_of(layout, genomes):
-    made = population(lattice(layout), genomes, np.zeros(len(layout.rows), int))
+    made = population(row_tables(layout), genomes, np.zeros(len(layout.rows), int))
     return [made.plan(i, f'p{i}') for i in range(len(genomes))]
 
 
@@ -23,7 +23,7 @@ def plans_of(layout, genomes):
 @pytest.mark.parametrize('name', sorted(NETS))
 def test_whatever_a_walk_comes_to_is_a_complete_plan(name):
     layout, draw = tiny(name, 32), Random(name)
-    space = Space(lattice(layout))
+    space = Space(row_tables(layout))
     coarse = list(space.coarse())
     walk = [draw.choice(coarse)]
     for _ in range(60 if MANY else 25):
@@ -50,7 +50,7 @@ def test_what_splits_nothing_and_uniform_splits_are_points(name):
 @pytest.mark.parametrize('name', sorted(NETS))
 def test_a_plan_that_splits_nothing_is_found_as_a_point_again(name):
     layout = tiny(name)
-    space, draw = Space(lattice(layout)), Random(name)
+    space, draw = Space(row_tables(layout)), Random(name)
     for _ in range(20):
         cut = (layout.rows[0], *(draw.choice((0, rows)) for rows in layout.rows[1:]))
         genome = space.of_shares(cut, cut)

@@ -64,7 +64,7 @@ def test_a_table_made_from_a_model_is_read(tmp_path):
 def test_neither_reading_nor_drawing_needs_pytorch(tmp_path):
     synthetic.write(tmp_path / 'table.json')
     (tmp_path / 'trace.csv').write_text('time_s,mbit_s\n0,10\n1,20\n')
-    code = ('import sys\nfrom hp_inference.cli import main\n'
+    code = ('import sys\nfrom hp_cli.main import main\n'
             'assert main(["simulate", "table.json", "--trace", "trace.csv"]) == 0\n'
             'assert main(["simulate", "gone.json", "--trace", "trace.csv"]) == 2\n'
             'assert main(["report", "table.json", "--out", "out"]) == 0\n'

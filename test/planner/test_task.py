@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 from nets import Net
 import pytest
-from test_device import profile_of
+from settings import profile_of
 
 from hp_inference.runtime.meters import NO_POWER, Power
-from hp_planner.loss.grid import default_grid
-from hp_planner.loss.objective import Objective
+from hp_planner.search.grid import default_grid
+from hp_planner.search.objective import Objective
 from hp_planner.task import Task
 from hp_planner.timeline.setting import LinkModel, SettingError
 

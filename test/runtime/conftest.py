@@ -7,7 +7,7 @@ from server_rig import Robot
 from simulated_time import SimulatedTime
 from waits import until
 
-from hp_inference.runtime import reach
+from hp_inference.runtime import liveness
 
 SPLIT = ('full_offload', 'uniform:0.5')
 
@@ -18,15 +18,15 @@ def layout():
 
 
 @pytest.fixture
-def reach_clock(monkeypatch):
+def liveness_clock(monkeypatch):
     """Return the clock by which a robot takes its server for gone or slow; it stands still."""
     clock = SimulatedTime()
-    monkeypatch.setattr(reach, 'time', clock)
+    monkeypatch.setattr(liveness, 'time', clock)
     return clock
 
 
 @pytest.fixture
-def pair(layout, reach_clock):
+def pair(layout, liveness_clock):
     """Return a function that makes a pair of engines under some plans."""
     made = []
 
@@ -49,5 +49,5 @@ def robot(layout):
         return made[-1]
     yield make
     for each in made:
-        each.engine.close()
+        each.close()
     until(lambda: not engine_threads(), what='the end of the threads')

@@ -34,16 +34,12 @@ def pass_when(monkeypatch, happened: Callable[[], object]) -> None:
     monkeypatch.setattr(Inbox, 'get', patient)
 
 
-def idle(*outboxes: Outbox) -> bool:
-    """Return whether all that was given to them has gone, or was given up."""
-    return not any(outbox.queued_bytes or outbox._current for outbox in outboxes)
-
-
 def pass_when_both_wait(monkeypatch) -> None:
     """Let a deadline pass only when both sides of a frame have begun, wait, and all has come."""
     begun, computing, waited_for, outboxes = set(), set(), {}, []
     run, init = Executor.run, Outbox.__init__
-    pass_when(monkeypatch, lambda: len(begun) == 2 and not computing and idle(*outboxes)
+    pass_when(monkeypatch, lambda: len(begun) == 2 and not computing
+              and all(outbox.idle for outbox in outboxes)
               and not any(rows.complete for rows in list(waited_for.values())))
     get = Inbox.get
 

@@ -15,6 +15,7 @@ from waits import WAIT_S
 import zstandard
 
 from hp_inference.graph.layout import Layout
+from hp_inference.link.transport import ChunkTransport
 from hp_inference.link.wire import Chunk, VERSION
 from hp_inference.runtime.frames import FrameReport, FrameResult
 from hp_inference.runtime.robot import RobotEngine
@@ -60,6 +61,7 @@ class Pair:
         self.told: list[FrameReport] = []
         self.drops: list[tuple[object, str]] = []
         self.results: queue.Queue[FrameResult] = queue.Queue()
+        self._links: list[ChunkTransport] = []
         self.server = self.new_server()
         self.robot = self.new_robot(plans, deadline_s, retry_s, pick=pick, took=took)
         if connected:
@@ -71,11 +73,13 @@ class Pair:
         self.robot.server.status(0, plans.digest)
 
     def new_server(self) -> ServerEngine:
-        return ServerEngine(self.layout, self._down, self._report, **self.server_options)
+        self.server_link = self._link(self._down, 'downlink')
+        return ServerEngine(self.layout, self.server_link, self._report, **self.server_options)
 
     def new_robot(self, plans: PlanTable, deadline_s: float, retry_s: float,
                   **more) -> RobotEngine:
-        robot = RobotEngine(self.layout, plans, self._up, self.results.put,
+        self.robot_link = self._link(self._up, 'uplink')
+        robot = RobotEngine(self.layout, plans, self.robot_link, self.results.put,
                             lambda *drop: self.drops.append(drop), deadline_s, retry_s, **more)
         robot.server.silent_s = math.inf  # nobody gives signs of life here
         return robot
@@ -92,12 +96,18 @@ class Pair:
     def close(self) -> None:
         self.robot.close()
         self.server.close()
+        for link in self._links:
+            link.close(1.0)
+
+    def _link(self, carry: Callable[[Chunk, object], None], name: str) -> ChunkTransport:
+        self._links.append(ChunkTransport(carry, name))
+        return self._links[-1]
 
     def _up(self, chunk: Chunk, tag: object) -> None:
         for arriving in self.up(carried(chunk)):
             self.server.on_chunk(arriving)
 
-    def _down(self, chunk: Chunk) -> None:
+    def _down(self, chunk: Chunk, tag: object) -> None:
         for arriving in self.down(carried(chunk)):
             self.robot.on_chunk(arriving)
 

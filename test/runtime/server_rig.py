@@ -10,9 +10,10 @@ import torch
 from waits import until, WAIT_S
 
 from hp_inference.link.chunks import chunk_slice
+from hp_inference.link.transport import ChunkTransport
 from hp_inference.link.wire import Chunk, Head
 from hp_inference.runtime.executor import Executor
-from hp_inference.runtime.frames import inbox_for, OK, slice_spec
+from hp_inference.runtime.frames import inbox_for, OK
 from hp_inference.runtime.server import ServerEngine
 from hp_inference.split.shares import ROBOT
 
@@ -22,12 +23,13 @@ ROBOT_SESSION = 7
 class Robot:
     """What a robot needs to have frames computed by hand: its chunks, and what comes back."""
 
-    def __init__(self, layout, **options):
+    def __init__(self, layout, pacer=None, **options):
         self.layout, self.table = layout, table(layout, 'layer:3', 'full_offload', 'uniform:0.5')
         self.chunks: list[Chunk] = []
         self.reports = []
-        self.engine = ServerEngine(layout, lambda chunk: self.chunks.append(carried(chunk)),
-                                   self.reports.append,
+        self.link = ChunkTransport(lambda chunk, tag: self.chunks.append(carried(chunk)),
+                                   pacer=pacer)
+        self.engine = ServerEngine(layout, self.link, self.reports.append,
                                    **{'session_timeout_s': WAIT_S, **options})
         self.engine.use(self.table)
 
@@ -38,15 +40,14 @@ class Robot:
         sent = []
 
         class Collect:
-            def send(self, step, rows):
-                sent.extend(map(carried, chunk_slice(rows, slice_spec(layout, step), head)))
+            def send(self, spec, rows):
+                sent.extend(map(carried, chunk_slice(rows, spec, head)))
 
-            def receive(self, step):
+            def receive(self, spec):
                 raise StopIteration
 
-        layout = self.layout
         try:
-            Executor(layout, program).run(Collect(), image)
+            Executor(self.layout, program).run(Collect(), image)
         except StopIteration:
             return sent
 
@@ -71,8 +72,11 @@ class Robot:
 
     def settled(self) -> None:
         """Wait until no frame is in flight."""
-        until(lambda: not self.engine._sessions and not self.engine._outbox.queued_bytes
-              and self.engine._outbox._current is None)
+        until(lambda: not self.engine._sessions and self.link.outbox.idle)
+
+    def close(self) -> None:
+        self.engine.close()
+        self.link.close(1.0)
 
     def ends(self) -> list[tuple[int, int]]:
         return [(report.frame, report.status) for report in self.reports]

@@ -242,11 +242,11 @@ class Recorder:
     def __init__(self, incoming=()):
         self.sent, self.incoming = [], dict(incoming)
 
-    def send(self, step, rows):
-        self.sent.append((step, rows, rows.clone()))
+    def send(self, spec, rows):
+        self.sent.append((spec, rows, rows.clone()))
 
-    def receive(self, step):
-        return self.incoming[step.value, step.begin, step.end]
+    def receive(self, spec):
+        return self.incoming[spec.key]
 
 
 @pytest.mark.parametrize('seed', first(15, 40))

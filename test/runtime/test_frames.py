@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hp_inference.link.chunks import chunk_slice
-from hp_inference.link.errors import Aborted, BadChunk, DeadlinePassed
+from hp_inference.link.errors import BadChunk
 from hp_inference.link.outbox import SentSlice
 from hp_inference.link.wire import Head
 from hp_inference.runtime.executor import Trace
@@ -18,7 +18,6 @@ from hp_inference.runtime.frames import (
     FrameResult,
     inbox_for,
     link_spans,
-    LinkIO,
     OK,
     ROBOT,
     server_spans,
@@ -39,16 +38,6 @@ def layout():
 def program(layout):
     """Return the server's program under layer:3, which receives value 3, sends 4 and 7."""
     return table(layout, 'layer:3').programs[0][1]
-
-
-class Box:
-    """An outbox that only remembers."""
-
-    def __init__(self):
-        self.sent = []
-
-    def send(self, *args):
-        self.sent.append(args)
 
 
 def test_a_slice_has_the_shape_axis_and_dtype_of_its_rows(layout):
@@ -74,31 +63,6 @@ def test_an_inbox_takes_what_the_program_receives_and_nothing_else(layout, progr
         assert inbox.put(chunk)
     assert inbox.complete
     assert torch.equal(inbox.get(3, 0, 40), rows)
-
-
-def test_rows_are_queued_with_codec_head_and_callback(layout, program):
-    inbox, box, done = inbox_for(layout, program), Box(), []
-    io = LinkIO(layout, inbox, box, HEAD, on_sent=done.append)
-    step, rows = program.sends[0], torch.zeros(1)
-    io.send(step, rows)
-    assert box.sent == [(rows, slice_spec(layout, step), HEAD, done.append)]
-
-
-def test_nothing_is_sent_or_waited_for_once_a_frame_is_given_up(layout, program):
-    inbox, box = inbox_for(layout, program), Box()
-    io = LinkIO(layout, inbox, box, HEAD)
-    inbox.abort('the robot is stopping')
-    with pytest.raises(Aborted, match='the robot is stopping'):
-        io.send(program.sends[0], torch.zeros(1))
-    assert not box.sent
-    with pytest.raises(Aborted, match='the robot is stopping'):
-        io.receive(program.receives[0])
-
-
-def test_rows_are_waited_for_until_the_deadline(layout, program):
-    io = LinkIO(layout, inbox_for(layout, program), Box(), HEAD, deadline=0.0)
-    with pytest.raises(DeadlinePassed, match=r'value 3 rows \[0, 40\) are missing: 0 of 3'):
-        io.receive(program.receives[0])
 
 
 def test_pieces_of_computing_close_together_are_one_span():

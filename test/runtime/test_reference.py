@@ -12,7 +12,7 @@ from hp_inference.graph.capture import as_image_model, capture
 from hp_inference.graph.layout import Layout
 from hp_inference.graph.models import in_float64, load_model
 from hp_inference.graph.state import example_images, Snapshot
-from hp_inference.runtime.frames import LinkIO
+from hp_inference.link.transport import ChunkIO
 from hp_inference.runtime.local import run_both
 from hp_inference.runtime.reference import (
     ask,
@@ -187,16 +187,15 @@ def net():
 
 def test_one_wrong_row_of_a_halo_is_still_found(monkeypatch):
     _, layout, asked = opened(net())
-    real, damaged = LinkIO.receive, []
+    real, damaged = ChunkIO.receive, []
 
-    def receive(io, step):
-        rows = real(io, step).clone()
-        if step.value == target and step.value and layout.axes[step.value] is not None:
-            damaged.append(step.value)
-            rows.select(layout.axes[step.value], 0).copy_(
-                rows.select(layout.axes[step.value], -1) * 0.9)
+    def receive(io, spec):
+        rows = real(io, spec).clone()
+        if spec.value_id == target and spec.value_id and spec.axis is not None:
+            damaged.append(spec.value_id)
+            rows.select(spec.axis, 0).copy_(rows.select(spec.axis, -1) * 0.9)
         return rows
-    monkeypatch.setattr(LinkIO, 'receive', receive)
+    monkeypatch.setattr(ChunkIO, 'receive', receive)
     programs = compile_plan(layout, make_plan('uniform:0.5', layout))
     for target in range(len(layout.rows)):
         count = len(damaged)

@@ -250,7 +250,7 @@ def test_a_drop_whose_callback_fails_does_not_end_the_engine(pair):
 @pytest.mark.parametrize('side', ['robot', 'server'])
 def test_a_program_that_fails_costs_one_frame_at_most(pair, monkeypatch, side):
     sides = pair('uniform:0.5', retry_s=0.0)
-    run, failing = Executor.run, [getattr(sides, side)._prepared]
+    run, failing = Executor.run, [getattr(sides, side)._cache]
 
     def fail(self, *args, **kwargs):
         if failing and self in failing[0]._plans.values():
@@ -261,7 +261,7 @@ def test_a_program_that_fails_costs_one_frame_at_most(pair, monkeypatch, side):
         sides.robot.submit('failed', lambda: random_image(sides.layout))
         until(lambda: sides.drops)
         assert sides.drops == [('failed', 'RuntimeError: out of memory')]
-        assert sides.robot._outbox.queued_bytes == 0
+        assert sides.robot_link.outbox.idle
     else:
         assert sides.ask().fallback_reason == (
             'the server gave the frame up: the server failed: RuntimeError: out of memory')
@@ -395,7 +395,7 @@ def test_a_frame_that_is_over_leaves_nothing_in_memory(pair, monkeypatch, plan):
         sides.server.session_timeout_s = 0.1 if fail else WAIT_S
         for seed in range(count):
             assert sides.ask(seed).fallback == fail
-        until(lambda: not sides.robot._outbox.queued_bytes)
+        until(lambda: sides.robot_link.outbox.idle)
     frames(2, fail=False)
     before = tensors()
     frames(4, fail=False)

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 
-from deadlines import idle, pass_when
+from deadlines import pass_when
 from engine_pair import once, WRONG
 import pytest
 from waits import until, WAIT_S
@@ -27,7 +27,7 @@ def test_a_wrong_chunk_ends_the_wait_for_the_server_and_is_named(pair, plan, wro
     allocated = []
 
     def deliver(chunk):
-        inbox = sides.robot._current.inbox
+        inbox = sides.robot._current._inbox
         before = inbox.allocated_bytes
         sides.robot.on_chunk(tamper(chunk))
         allocated.append(inbox.allocated_bytes - before)
@@ -76,7 +76,7 @@ def test_a_chunk_lost_on_its_way_to_the_robot_lets_it_finish_alone_and_names_the
     sides.down = once(lambda chunk: [])
     with monkeypatch.context() as patch:
         pass_when(patch, lambda: sides.told and not sides.server.in_flight
-                  and idle(sides.server._outbox))
+                  and sides.server_link.outbox.idle)
         result = sides.ask()
     sides.robot.deadline_s = WAIT_S
     assert result.fallback_reason == (
@@ -91,7 +91,7 @@ def test_a_chunk_lost_on_its_way_to_the_server_is_named_by_the_server(pair, monk
     sides = pair('layer:3', session_timeout_s=0.02)
     sides.up = once(lambda chunk: [])
     with monkeypatch.context() as patch:
-        pass_when(patch, lambda: sides.server.chunks == 2 and idle(sides.robot._outbox))
+        pass_when(patch, lambda: sides.server.chunks == 2 and sides.robot_link.outbox.idle)
         result = sides.ask()
     sides.server.session_timeout_s = WAIT_S
     assert result.fallback_reason == (
@@ -100,7 +100,7 @@ def test_a_chunk_lost_on_its_way_to_the_server_is_named_by_the_server(pair, monk
     assert not sides.ask(1).fallback
 
 
-def test_after_a_late_frame_the_robot_goes_alone_until_it_is_time_to_ask_again(pair, reach_clock):
+def test_after_a_late_frame_the_robot_goes_alone_until_it_may_ask_again(pair, liveness_clock):
     sides = pair('full_offload', deadline_s=0.05, retry_s=0.8)
     sides.down = lambda chunk: []
     assert 'deadline passed' in sides.ask().fallback_reason
@@ -110,8 +110,8 @@ def test_after_a_late_frame_the_robot_goes_alone_until_it_is_time_to_ask_again(p
         result = sides.ask(seed)
         assert (result.fallback_reason, result.sent_bytes, result.late) == (
             'the server left the last frame alone', 0, 1)
-        reach_clock.sleep(0.79 - reach_clock.now + 1000.0)
-    reach_clock.sleep(0.02)
+        liveness_clock.sleep(0.79 - liveness_clock.now + 1000.0)
+    liveness_clock.sleep(0.02)
     assert not sides.ask(2).fallback
 
 
@@ -126,7 +126,7 @@ def test_what_is_not_sent_of_a_frame_that_is_given_up_is_not_sent(pair, monkeypa
         return []
     sides.up = slow
     result = sides.ask()
-    assert result.fallback and not sides.robot._outbox.queued_bytes
+    assert result.fallback and not sides.robot_link.outbox.queued_bytes
     hold.set()
     sides.robot.close()
     assert sent == [0] and result.sent_bytes > 0
@@ -187,7 +187,7 @@ def test_a_report_that_does_not_come_costs_a_moment_not_the_answer(pair):
 
 
 def test_a_report_that_comes_just_after_the_last_rows_is_waited_for(pair, monkeypatch):
-    monkeypatch.setattr('hp_inference.runtime.robot.REPORT_GRACE_S', WAIT_S)
+    monkeypatch.setattr('hp_inference.runtime.robot_frame.REPORT_GRACE_S', WAIT_S)
     sides = pair('full_offload')
     sides.reports = lambda report: threading.Timer(
         0.1, sides.robot.on_report, [report]).start() or []

@@ -41,7 +41,7 @@ def test_the_report_goes_before_the_last_rows(robot):
     side = robot()
     order = []
     side.engine._report = lambda report: order.append(report.status)
-    side.engine._outbox._publish = lambda chunk: order.append(chunk.value_id)
+    side.link.carry = lambda chunk, tag: order.append(chunk.value_id)
     side.give(side.uplink(0))
     until(lambda: 7 in order)
     assert order.index(OK) < order.index(7)
@@ -140,21 +140,21 @@ def test_a_report_that_can_not_be_sent_is_logged_and_frames_go_on(robot, caplog)
 
 def test_rows_that_can_not_be_sent_are_reported(robot):
     side = robot()
-    publish, side.engine._outbox._publish = side.engine._outbox._publish, lambda chunk: 1 / 0
+    carry, side.link.carry = side.link.carry, lambda chunk, tag: 1 / 0
     side.give(side.uplink(0))
     until(lambda: len(side.reports) == 3)
     assert {report.text for report in side.reports} == {
         '', 'sending value 4 rows [0, 20) failed: ZeroDivisionError: division by zero',
         'sending value 7 rows [0, 1) failed: ZeroDivisionError: division by zero'}
     side.settled()
-    side.engine._outbox._publish = publish
+    side.link.carry = carry
     side.answer(1)
 
 
 def test_rows_of_a_frame_that_is_given_up_are_not_sent(robot):
     side = robot()
     hold, sent = threading.Event(), []
-    side.engine._outbox._publish = lambda chunk: sent.append(chunk.frame) or hold.wait(WAIT_S)
+    side.link.carry = lambda chunk, tag: sent.append(chunk.frame) or hold.wait(WAIT_S)
     try:
         side.give(side.uplink(0, 1))
         until(lambda: sent)  # the link is busy

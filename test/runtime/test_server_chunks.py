@@ -68,12 +68,12 @@ def test_a_frame_with_a_wrong_chunk_is_refused_once_and_the_chunk_named(robot, w
 def test_a_frame_that_is_refused_while_it_is_computed_is_not_reported_as_done(robot, monkeypatch):
     side = robot()
     tamper, message = WRONG['value']
-    chunk, send = side.uplink(0, 1)[0], side.engine._outbox.send
+    chunk, send = side.uplink(0, 1)[0], side.link.outbox.send
 
     def tampered(*args):
         side.give([tamper(chunk)])
         send(*args)
-    monkeypatch.setattr(side.engine._outbox, 'send', tampered)  # of the rows before the last
+    monkeypatch.setattr(side.link.outbox, 'send', tampered)  # of the rows before the last
     side.give([chunk])
     side.settled()
     assert side.ends() == [(0, REFUSED)] and message in side.reports[0].text

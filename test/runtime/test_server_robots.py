@@ -11,18 +11,18 @@ from waits import until, WAIT_S
 
 from hp_inference.link.errors import Aborted
 from hp_inference.runtime.executor import Executor
+from hp_inference.runtime.executor_cache import ExecutorCache
+from hp_inference.runtime.fair_queue import FairQueue, Turn
 from hp_inference.runtime.frames import ABORTED, OK, REFUSED
-from hp_inference.runtime.prepared import Prepared
 from hp_inference.runtime.server import ServerEngine
-from hp_inference.runtime.turns import Turn, Turns
 from hp_inference.split.shares import SERVER
 
 # Several robots
 
 @contextmanager
-def all_places_taken(turns):
+def all_places_taken(queue):
     """Keep the only place to compute, as another robot's frame does."""
-    held = Turn(turns.line(), lambda: False, 0.0)
+    held = Turn(queue.line(), lambda: False, 0.0)
     assert held.enter()
     try:
         yield
@@ -31,11 +31,11 @@ def all_places_taken(turns):
 
 
 def test_robots_take_turns_whatever_one_of_them_asks_for(robot):
-    turns, ended = Turns(), []
-    flood, other = robot(turns=turns, max_sessions=6), robot(turns=turns)
+    queue, ended = FairQueue(), []
+    flood, other = robot(queue=queue, max_sessions=6), robot(queue=queue)
     for name, side in (('flood', flood), ('other', other)):
         side.engine._report = lambda report, name=name: ended.append(name)
-    with all_places_taken(turns):
+    with all_places_taken(queue):
         for frame in range(6):
             flood.give(flood.uplink(frame))
         until(lambda: len(flood.engine._line.waiting) == 6)
@@ -48,8 +48,8 @@ def test_robots_take_turns_whatever_one_of_them_asks_for(robot):
 
 
 def test_only_as_many_frames_compute_at_once_as_there_are_places(robot, monkeypatch):
-    turns, lock, done = Turns(), threading.Lock(), ServerEngine._report_done
-    sides, inside, most = [robot(turns=turns) for _ in range(3)], 0, 0
+    queue, lock, done = FairQueue(), threading.Lock(), ServerEngine._report_done
+    sides, inside, most = [robot(queue=queue) for _ in range(3)], 0, 0
 
     def watched(self, session):
         nonlocal inside, most
@@ -67,12 +67,12 @@ def test_only_as_many_frames_compute_at_once_as_there_are_places(robot, monkeypa
     for side in sides:
         side.settled()
         assert side.engine.frames[OK] == 4
-    assert most == 1 and turns._taken == 0
+    assert most == 1 and queue._taken == 0
 
 
 def test_a_robot_that_keeps_its_rows_back_keeps_nobody_from_computing(robot):
-    turns = Turns()
-    hanging, other = robot(turns=turns, session_timeout_s=WAIT_S), robot(turns=turns)
+    queue = FairQueue()
+    hanging, other = robot(queue=queue, session_timeout_s=WAIT_S), robot(queue=queue)
     streams = [hanging.uplink(frame, 2) for frame in range(4)]
     for stream in streams:
         hanging.give(stream[:-1])
@@ -86,9 +86,9 @@ def test_a_robot_that_keeps_its_rows_back_keeps_nobody_from_computing(robot):
 
 
 def test_a_frame_whose_turn_does_not_come_in_time_is_given_up(robot):
-    turns = Turns()
-    side = robot(turns=turns, session_timeout_s=0.1)
-    with all_places_taken(turns):
+    queue = FairQueue()
+    side = robot(queue=queue, session_timeout_s=0.1)
+    with all_places_taken(queue):
         side.give(side.uplink(0))
         until(lambda: side.reports)
     assert side.ends() == [(0, ABORTED)]
@@ -101,9 +101,9 @@ def test_a_frame_whose_turn_does_not_come_in_time_is_given_up(robot):
 
 @pytest.mark.parametrize('way', ['closing', 'bad chunk', 'too many'])
 def test_a_frame_that_is_given_up_while_it_waits_for_its_turn_ends_at_once(robot, way):
-    turns = Turns()
-    side = robot(turns=turns, max_sessions=1, session_timeout_s=2 * WAIT_S)
-    with all_places_taken(turns):
+    queue = FairQueue()
+    side = robot(queue=queue, max_sessions=1, session_timeout_s=2 * WAIT_S)
+    with all_places_taken(queue):
         side.give(side.uplink(0))
         until(lambda: side.engine._line.waiting)
         if way == 'closing':
@@ -127,8 +127,8 @@ def test_a_table_that_is_prepared_while_the_engine_is_stopped_is_given_up(robot,
 
 
 def test_robots_with_the_same_plans_share_their_executors(robot, layout):
-    prepared = Prepared(layout, SERVER)
-    sides = [robot(prepared=prepared) for _ in range(3)]
+    cache = ExecutorCache(layout, SERVER)
+    sides = [robot(cache=cache) for _ in range(3)]
     held = {id(executor) for side in sides for executor in side.engine._tables[side.table.digest]}
     assert len(held) == 3  # one for each plan
     streams = [side.uplink(0) for side in sides]
@@ -142,8 +142,8 @@ def test_robots_with_the_same_plans_share_their_executors(robot, layout):
 
 
 def test_what_one_robot_does_wrong_does_not_touch_the_frames_of_another(robot, layout):
-    turns, prepared = Turns(), Prepared(layout, SERVER)
-    bad, good = (robot(turns=turns, prepared=prepared, session_timeout_s=3.0) for _ in range(2))
+    queue, cache = FairQueue(), ExecutorCache(layout, SERVER)
+    bad, good = (robot(queue=queue, cache=cache, session_timeout_s=3.0) for _ in range(2))
     frame = 0
 
     def answered():
@@ -162,4 +162,4 @@ def test_what_one_robot_does_wrong_does_not_touch_the_frames_of_another(robot, l
     until(lambda: not bad.engine.in_flight)
     answered()
     assert good.engine.frames == {OK: frame, REFUSED: 0, ABORTED: 0}
-    assert good.engine.stray_chunks == 0 and not turns._lines and turns._taken == 0
+    assert good.engine.stray_chunks == 0 and not queue._lines and queue._taken == 0

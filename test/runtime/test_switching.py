@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from hp_inference.runtime import experience, switching
-from hp_inference.runtime.experience import REST_FRAMES, REST_S, SETTLED_S
+from hp_inference.runtime import prediction_bias, switching
+from hp_inference.runtime.prediction_bias import REST_FRAMES, REST_S, SETTLED_S
 from hp_inference.runtime.switching import BadBandwidth, Switching
 from hp_inference.split.curves import FIGURES, read_curves, SIZES
 from hp_inference.split.plan import make_plan
@@ -191,7 +191,7 @@ COMPUTING = {'robot_only': (1.0, 0.0), 'uniform:0.75': (1.0, 1.0), 'full_offload
 @pytest.fixture
 def predicting(clock, monkeypatch):
     """Return a function: a switch that expects these latencies of the table's plans at any rate."""
-    monkeypatch.setattr(experience.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(prediction_bias.time, 'monotonic', lambda: clock[0])
 
     def make(*latencies_s, least_latency=True, computing=COMPUTING):
         curves = {}

@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import chain, Net, random_net
 import pytest
+from worked_out import shares, timing
 
 from hp_inference.graph.rows import Rows
-from hp_inference.split.blocks import MIN_BLOCK_ROWS, PHASES, timing
+from hp_inference.split.blocks import MIN_BLOCK_ROWS, PHASES
 from hp_inference.split.plan import full_offload, layer, Plan, random_plan, uniform
 from hp_inference.split.program import compile_plan, Compute, Receive
-from hp_inference.split.shares import needs_of, NONE, ROBOT, SERVER, shares
+from hp_inference.split.row_rules import needs_of
+from hp_inference.split.shares import ROBOT, SERVER
 
 
 def steps(program):
@@ -101,7 +103,7 @@ def test_rows_between_what_two_joined_blocks_read_are_computed_in_time():
 
 def phases(layout, plan):
     """Return, per value and side, the phase of every row that is computed, and that arrives."""
-    when = timing(layout, plan, shares(layout, plan))
+    when = timing(layout, plan)
     computed = [[{row: phase for phase, rows in when.computed[v][side] for a, b in rows
                   for row in range(a, b)} for side in (ROBOT, SERVER)]
                 for v in range(len(layout.rows))]
@@ -160,11 +162,11 @@ def test_phases_of_plans_that_stream_everything(net_seed, data):
 def test_block_j_of_n_belongs_to_phase_8_j_over_n(count, phase):
     layout = chain(64, 1)
     plan = full_offload(layout, blocks={0: count, 2: 2})
-    when = timing(layout, plan, shares(layout, plan))
+    when = timing(layout, plan)
     assert [p for p, _ in when.leaving[0][ROBOT]] == phase
     assert when.leaving[0][SERVER] == []
     assert Rows(pair for _, rows in when.leaving[0][ROBOT] for pair in rows) == Rows.of(0, 64)
-    assert NONE == shares(layout, plan)[2].arriving[SERVER]
+    assert Rows() == shares(layout, plan)[2].arriving[SERVER]
 
 
 def test_a_receive_stands_right_before_the_first_step_that_needs_it():

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import chain, Net, random_net
 import pytest
+from worked_out import shares
 
 from hp_inference.graph.rows import Rows
 from hp_inference.split.plan import (
@@ -21,7 +22,8 @@ from hp_inference.split.plan import (
     uniform,
 )
 from hp_inference.split.program import compile_plan, Compute, Receive, Send
-from hp_inference.split.shares import needs_of, NONE, ROBOT, SERVER, shares
+from hp_inference.split.row_rules import needs_of
+from hp_inference.split.shares import ROBOT, SERVER
 
 
 def steps(program):
@@ -167,7 +169,7 @@ def check_programs(layout, plan):
 
 
 def check_program(layout, made, program, side):
-    computed = [NONE for _ in made]
+    computed = [Rows() for _ in made]
     sent, received = list(computed), list(computed)
     if side == ROBOT:
         computed[0] = made[0].computed[ROBOT]

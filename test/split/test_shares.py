@@ -3,6 +3,7 @@
 
 from nets import chain, Net, random_net
 import pytest
+from worked_out import shares
 
 from hp_inference.graph.ir import Ref
 from hp_inference.graph.rows import Rows
@@ -15,7 +16,9 @@ from hp_inference.split.plan import (
     robot_only,
     uniform,
 )
-from hp_inference.split.shares import needs_of, NONE, ROBOT, SERVER, shares
+from hp_inference.split.program import compile_plan
+from hp_inference.split.row_rules import needs_of
+from hp_inference.split.shares import ROBOT, SERVER
 
 
 def listed(layout, plan):
@@ -193,7 +196,7 @@ def test_a_gap_is_refused_with_its_rows():
     layout = chain(16)
     plan = Plan('holey', robot=(16, 8, 8, 4, 8), server=(16, 8, 8, 10, 8))
     with pytest.raises(PlanError) as error:
-        shares(layout, plan)
+        compile_plan(layout, plan)
     assert str(error.value) == (
         "plan 'holey' has a gap: rows [4,10) of value 3 (conv2d) are needed, but the robot "
         'computes [0,4) and the server [10,16)')
@@ -205,14 +208,14 @@ def test_a_gap_where_nothing_is_needed_is_none():
     plan = Plan('row 3 is missing', robot=(8, 3, 2), server=(8, 4, 2))
     assert listed(layout, plan)[1] == '[0,3) [4,7) | [0,3) [4,7) | [) [)'
     with pytest.raises(PlanError, match=r'rows \[2,3\) of value 1'):
-        shares(layout, Plan('row 2 too', robot=(8, 2, 2), server=(8, 4, 2)))
+        compile_plan(layout, Plan('row 2 too', robot=(8, 2, 2), server=(8, 4, 2)))
 
 
 @pytest.mark.parametrize('seed', range(60))
 def test_what_holds_of_every_share(seed):
     layout = random_net(seed)
     made = shares(layout, random_plan(layout, seed))
-    reads = [[NONE, NONE] for _ in made]
+    reads = [[Rows(), Rows()] for _ in made]
     for value, share in enumerate(made[1:], 1):
         for side in (ROBOT, SERVER):
             for source, rows in needs_of(layout, value, share.computed[side]).items():

@@ -29,7 +29,7 @@ KINDS = [
     Kind('mutated', 'real messages with one field changed'),
     Kind('raw', 'bytes that are no message, cut short, or with lengths that lie'),
     Kind('replayed', 'real messages earlier, again and in another order'),
-    Kind('forged', 'rows, receipts and reports as if they were real', forges=True),
+    Kind('forged', 'rows, acknowledgements and reports as if they were real', forges=True),
     Kind('tables', 'plan tables and profiles that are large, deep, or of many plans', 20),
     Kind('texts', 'plan tables and profiles with names that break lines, or are no text', 20),
     Kind('earlier', 'a plan table of before, as from a second robot', 3),

@@ -98,7 +98,7 @@ class Attacker(Reach):
         self._send(topic, kind, self._draw.choice(self._heard[topic]))
 
     def _forged(self, topics, services) -> None:
-        """Rows, receipts and reports of the frames to come, with nothing that gives them away."""
+        """Rows, acks and reports of frames to come, with nothing that gives them away."""
         topic, kind = self._any({t: k for t, k in topics.items()
                                  if k in (TensorChunk, FrameReport, LinkReport)
                                  and self._heard.get(t)})
