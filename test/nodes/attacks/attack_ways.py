@@ -122,7 +122,7 @@ class Attacker(Reach):
                                                                          DeviceProfile)})
         heard = self._heard.get(topic)
         honest = heard[-1].json if heard else '{}'
-        how = self._draw.randrange(6)
+        how, digest = self._draw.randrange(6), np.zeros(32, np.uint8)
         if how == 0:
             text = hostile.deep_json(self._draw.choice([1000, 200_000, 3_000_000]))
         elif how == 1:
@@ -135,12 +135,12 @@ class Attacker(Reach):
             table = json.loads(honest)
             table['plans'] = [{**plan, 'name': f'{plan.get("name")}{n}'} for n in range(300)
                               for plan in table['plans'][-1:]]
-            text = json.dumps(table)
+            text, digest = json.dumps(table), hostile.digest(json.dumps(table))
         else:
             text = '[' + '1e9,' * 1_500_000 + '0]'
         fields = {'json': text, 'model_digest': heard[-1].model_digest if heard else '0' * 64}
         if kind is PlanTable:
-            fields['digest'] = hostile.digest(text) if how == 4 else np.zeros(32, np.uint8)
+            fields['digest'] = digest
         self._send(topic, kind, kind(**fields))
 
     def _large(self, topics, services) -> None:
