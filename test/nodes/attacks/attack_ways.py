@@ -299,7 +299,7 @@ class Attacker(Reach):
         draw = self._draw
         namespace = draw.choice(sorted({topic.rpartition('/')[0] for topic in topics}))
         stranger = rclpy.create_node(
-            draw.choice(['robot_node', 'server_node', 'bandwidth_monitor_node', 'x' * 200]),
+            draw.choice(['robot_node', 'server_node', 'bandwidth_monitor_node', 'x' * 150]),
             namespace=namespace)
         for topic, kind in draw.sample(sorted(topics.items(), key=lambda item: item[0]), 3):
             if draw.random() < 0.5:
