@@ -6,6 +6,7 @@ from __future__ import annotations
 import traceback
 
 from rclpy.impl import rcutils_logger
+from rclpy.logging import get_logger_effective_level, LoggingSeverity, set_logger_level
 
 from hp_inference import aside
 from hp_inference.text import line
@@ -15,6 +16,22 @@ MOST, DEEPEST = 4000, 60
 
 # rclpy tells callers of its logger apart by the line that they are on, which is not one of these.
 rcutils_logger._internal_callers.extend((__file__, aside.__file__))
+
+
+#: What logs, below rclpy, words of requests just as they came, line ends included.
+OUTSPOKEN = ('rcl', 'rcl_lifecycle')
+
+
+def hush() -> None:
+    """
+    Have what lies below rclpy keep to itself what it refuses.
+
+    Anybody may call services, and would write lines into this node's log. What is refused is raised
+    as well, and said here. Who asks for more than the usual lines gets these, too.
+    """
+    for name in OUTSPOKEN:
+        if get_logger_effective_level(name) >= LoggingSeverity.INFO:
+            set_logger_level(name, LoggingSeverity.FATAL)
 
 
 class Log:

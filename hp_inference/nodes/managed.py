@@ -22,7 +22,7 @@ from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 from hp_inference.aside import Aside
 from hp_inference.link.tcp import Tender
 from hp_inference.nodes.guard import Guarded, Watchman
-from hp_inference.nodes.log import Log
+from hp_inference.nodes.log import hush, Log
 from hp_inference.nodes.params import BadParameter, declare, Table
 from hp_inference.runtime.memory import Trimmer
 from hp_inference.text import line
@@ -112,6 +112,7 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str, table: Table):
         self.aside = Aside(self._say_aside)
         super().__init__(name)
+        hush()
         self.active = False
         self.params = declare(self, table)
         self.guarded: list[Guarded] = []

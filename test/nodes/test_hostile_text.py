@@ -13,6 +13,7 @@ pytest.importorskip('rclpy')
 import rclpy  # noqa: E402
 from ros_rig import Client, error_of, MODEL, NodeProcess, pixels, SIZE  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from type_description_interfaces.srv import GetTypeDescription  # noqa: E402
 
 from hp_inference.graph.ir import canonical  # noqa: E402
 from hp_inference.graph.load import ModelSpec, open_model  # noqa: E402
@@ -187,3 +188,16 @@ def test_texts_of_a_camera_forge_no_line_and_are_cut(peer):
     peer.robot.says('image dropped: .*declared format')
     peer.all_answered(3)
     assert max(map(len, peer.robot.log.splitlines())) < 5000
+
+
+def test_words_of_a_request_write_no_lines_into_the_log(tmp_path):
+    with closing(NodeProcess('bandwidth_monitor_node', tmp_path)) as monitor, \
+            closing(Client()) as client:
+        client.until(lambda: client.state('bandwidth_monitor_node') == 'active')
+        for text in TEXTS[1:]:
+            assert not client.change('bandwidth_monitor_node', text)
+            request = GetTypeDescription.Request(type_name=text, type_hash=text)
+            client.call(GetTypeDescription, 'bandwidth_monitor_node/get_type_description', request)
+        assert client.state('bandwidth_monitor_node') == 'active'
+        assert not [line for line in monitor.log.split('\n') if line.startswith('[ERROR]')
+                    or not line.isprintable()], monitor.log
