@@ -253,6 +253,8 @@ def _carry_out(args) -> Outcome:
 
 
 def _print(text: str) -> None:
+    if sys.stdout is None:
+        raise UserError('can not write the answer: there is no standard output')
     encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
     # What the terminal can't show is part of a name that somebody gave to something.
     text = text.encode(encoding, 'replace').decode(encoding)

@@ -27,7 +27,7 @@ from hp_inference.graph.quiet import quiet, tame
 from hp_inference.graph.state import example_images, lazy_part, named_leaves, run
 from hp_inference.graph.stateless import ask_in_a_row, check_capture, copied, stateful
 from hp_inference.graph.table import overload
-from hp_inference.text import line
+from hp_inference.text import line, MOST
 
 # What these return does not depend on the elements of their first argument, only on its shape.
 SHAPE_ONLY = {f'aten.{name}' for name in (
@@ -187,6 +187,9 @@ def _read(program: torch.export.ExportedProgram, name: str, shape: Sequence[int]
         if node.op == 'placeholder':
             if node.name in weights:
                 target, tensor = weights[node.name]
+                if not isinstance(tensor, torch.Tensor):
+                    raise CaptureError(f'{name} keeps a {type(tensor).__name__} ({target}), which '
+                                       'is no tensor: take it out for inference')
                 stands[node] = builder.constant(target, _laid_out(tensor))
             else:
                 stands[node] = Ref(0)
@@ -329,6 +332,9 @@ def _named_outputs(program, node, stands: dict, name: str) -> dict[str, Ref]:
     for label, place in named_leaves(places):
         if label in outputs:
             raise CaptureError(f'{name} returns two outputs that are both named {label!r}')
+        if label != line(label):
+            raise CaptureError(f'{name} returns an output named {label!r}: expected a name of '
+                               f'at most {MOST} characters that print')
         if isinstance(flat[place], Ref):
             outputs[label] = flat[place]
         elif flat[place] is not None:

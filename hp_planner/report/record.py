@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from hp_inference.split.table_json import ALONE
 
 #: Baselines that keep their plan whatever the link does; the others look at the bandwidth.
 FIXED = ('robot_only', 'full_offload', 'full_offload_jpeg')
+#: Each is drawn along every rate; planning knows of seven.
+MOST_BASELINES = 32
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,19 @@ class Record:
         """Return the record that JSON data holds; raises RecordError."""
         top = Part(data, 'the record')
         grid, curves = top.rates('grid'), read_curves(top)
-        baselines = top.part('baselines')
+        baselines, depth = top.part('baselines'), top.places('depth')
+        if len(baselines.data) > MOST_BASELINES:
+            raise RecordError(f'"baselines" of the record holds {len(baselines.data)} of them, '
+                              f'expected at most {MOST_BASELINES}')
+        if any(value <= before for before, value in pairwise(depth)):
+            raise RecordError('"depth" of the record is not a list of values in the order of the '
+                              'network, each once')
         pareto = None if top.data.get('pareto') is None else top.part('pareto')
         return cls(
             top.get('objective', str), top.get('policy', str), grid,
             curves,
             {name: baselines.names(name, len(grid), curves) for name in baselines.data},
-            _points(top, grid, curves), top.places('depth'), top.part('power').number('waiting_w'),
+            _points(top, grid, curves), depth, top.part('power').number('waiting_w'),
             top.part('power').data.get('source') != UNKNOWN,
             () if pareto is None else tuple(map(_compromise, pareto.parts('points'))),
             None if pareto is None else pareto.number('mbit_s', above=True))

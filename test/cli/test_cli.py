@@ -426,3 +426,6 @@ def test_an_answer_that_can_not_be_written_is_an_error(hp, monkeypatch, capsys):
         monkeypatch.setattr(sys, 'stdout', full)
         assert main('graph tiny.py:classes --input 1,3,24,32'.split()) == 2
     assert 'hp: can not write the answer: No space left' in capsys.readouterr().err
+    monkeypatch.setattr(sys, 'stdout', None)  # closed before it began
+    assert main('graph tiny.py:classes --input 1,3,24,32'.split()) == 2
+    assert 'hp: can not write the answer: there is no standard output' in capsys.readouterr().err

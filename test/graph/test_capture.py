@@ -201,10 +201,20 @@ def test_one_tensor_can_be_two_outputs():
     (lambda m, x: torch.ones(3), "output 'output' of net does not depend on the image"),
     (lambda m, x: None, 'net returns no tensor'),
     (lambda m, x: {'a': {'b': x}, 'a.b': x}, "net returns two outputs that are both named 'a.b'"),
+    *((lambda m, x, label=label: {label: x}, 'net returns an output named .*: expected a name of '
+       'at most 1000 characters that print')
+      for label in ('\ud800', 'a\nb', '\x1b[31m', 'a' * 1001)),
 ])
 def test_outputs_that_are_none(body, said):
     with pytest.raises(CaptureError, match=said):
         capture(as_image_model(function(body), SHAPE), SHAPE, 'net')
+
+
+def test_a_generator_of_random_numbers_is_refused():
+    def drawn(m, x):
+        return x + torch.rand(1, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(CaptureError, match='net keeps a Generator .* which is no tensor'):
+        capture(as_image_model(function(drawn), SHAPE), SHAPE, 'net')
 
 
 # Batch norm and reductions: long, as rules/test_batch_norm.py and test_reductions.py say the same.

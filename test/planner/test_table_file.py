@@ -109,6 +109,10 @@ VALUE = synthetic.table()['graph']['values'][0]
      "the record has chosen plan 'split_8', which is not in the table"),
     ({'record': synthetic.record(depth=[12])},
      '"depth" of the record holds value 12, the graph has 12 values'),
+    *(({'record': synthetic.record(depth=depth)}, '"depth" of the record is not a list of values '
+       'in the order of the network') for depth in ([4, 0], [0] * 20_000)),
+    ({'record': synthetic.record(baselines={str(n): [] for n in range(2000)})},
+     '"baselines" of the record holds 2000 of them, expected at most 32'),
     ({'graph': {}}, 'has no "values"'),
     ({'graph': {'values': [VALUE]}}, 'it has 12 row axes for 1 values'),
     ({'graph': {'values': [VALUE]}, 'axes': [4]}, 'row axis 4'),
