@@ -134,13 +134,12 @@ def main(name: str, table: PlanTable, core: int | None, kinds: list[str]) -> Non
     rclpy.init()
     node = rclpy.create_node('hostile')
     hostile, wanted, over = Hostile(node, name, table, kinds, 1), Event(), Event()
-
-    do = [hostile.idle]
+    do = hostile.idle
 
     def work():
         while not over.is_set():
             if wanted.wait(0.05):
-                do[0](wanted)
+                do(wanted)
     Thread(target=_spin, args=(node,), daemon=True).start()
     worker = Thread(target=work)
     worker.start()
@@ -148,7 +147,7 @@ def main(name: str, table: PlanTable, core: int | None, kinds: list[str]) -> Non
     for line in sys.stdin:
         wanted.clear()
         if line.strip() != 'end':
-            do[0] = getattr(hostile, line.strip())
+            do = getattr(hostile, line.strip())
             wanted.set()
         print(json.dumps(dict(hostile.sent)), flush=True)
     over.set()

@@ -14,9 +14,9 @@ alone and with an eighth that sends the same server large tables, tables of many
 chunks, probes, unfinished frames and bad chunks as fast as it can, from a process of its own on a
 core of its own. The others share what is left, in all cases. Processors compute more slowly while
 a core beside them is busy, with whatever: in a third turn the eighth keeps its core busy and sends
-nothing, and what it sends is judged by that. The robots are on one host, the
-server on another, those of the lab (test/lab), by a link that none of them fills: what robots
-share with their server on one host, they share with nobody who means harm.
+nothing, and what it sends is judged by that. The robots are on one host, the server on another,
+those of the lab (test/lab), by a link that none of them fills: between hosts no queue of the
+middleware's shared memory is common to all senders.
 """
 
 from __future__ import annotations

@@ -112,7 +112,6 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str, table: Table):
         self.aside = Aside(self._say_aside)
         super().__init__(name)
-        hush()
         self.active = False
         self.params = declare(self, table)
         self.guarded: list[Guarded] = []
@@ -234,6 +233,7 @@ def run(make: type[ManagedNode], args: list[str] | None = None) -> int:
     try:
         try:
             rclpy.init(args=args)
+            hush()
             node = make()
         except (BadParameter, RuntimeError) as error:  # the latter is how rclpy refuses arguments
             if _interrupts.told:

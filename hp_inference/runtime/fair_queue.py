@@ -74,41 +74,41 @@ class FairQueue:
 class Line:
     """The frames of one robot that want to compute, the oldest first."""
 
-    def __init__(self, turns: FairQueue):
-        self.turns = turns
+    def __init__(self, queue: FairQueue):
+        self.queue = queue
         self.waiting: deque[_Waiter] = deque()
         self.last_turn = 0  # of all turns ever given
 
     def wake(self) -> None:
         """Have the frames that wait look whether they are still wanted; any thread."""
-        with self.turns._lock:
+        with self.queue._lock:
             for waiter in self.waiting:
                 waiter.changed.notify()
 
     def _enter(self, unwanted: Callable[[], bool], until_s: float) -> bool:
-        turns = self.turns
-        with turns._lock:
-            waiter = _Waiter(threading.Condition(turns._lock))
+        queue = self.queue
+        with queue._lock:
+            waiter = _Waiter(threading.Condition(queue._lock))
             self.waiting.append(waiter)
             if len(self.waiting) == 1:
-                turns._lines.append(self)
-            turns._give()
+                queue._lines.append(self)
+            queue._give()
             while not waiter.has_place:
                 left = until_s - time.monotonic()
                 if left <= 0 or unwanted():
                     self.waiting.remove(waiter)
                     if not self.waiting:
-                        turns._lines.remove(self)
+                        queue._lines.remove(self)
                     return False
                 waiter.changed.wait(left)
         return True
 
     def _leave(self) -> None:
-        turns = self.turns
-        with turns._lock:
-            turns._count()
-            turns._taken -= 1
-            turns._give()
+        queue = self.queue
+        with queue._lock:
+            queue._count()
+            queue._taken -= 1
+            queue._give()
 
 
 class Turn:

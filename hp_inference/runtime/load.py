@@ -33,8 +33,8 @@ class Load:
 class LoadMeter:
     """Tells the load of a server from one call to the next; ``engines`` has one for each robot."""
 
-    def __init__(self, turns: FairQueue, engines: Sequence[ServerEngine]):
-        self._turns, self._engines = turns, engines
+    def __init__(self, queue: FairQueue, engines: Sequence[ServerEngine]):
+        self._queue, self._engines = queue, engines
         self._before = self._counted()
         self._load = Load()
 
@@ -51,7 +51,7 @@ class LoadMeter:
         else:
             means = 0.0, 0.0
         self._load = Load(
-            min(1.0, busy_s / (self._turns.places * time_s)) if time_s > 0 else 0.0, *means,
+            min(1.0, busy_s / (self._queue.places * time_s)) if time_s > 0 else 0.0, *means,
             ended / time_s if time_s > 0 else 0.0, in_flight,
             sum(now > then for now, then in zip(self._before[-1], before[-1])), resident_bytes())
         return self._load
@@ -59,7 +59,7 @@ class LoadMeter:
     def _counted(self) -> tuple[float, float, int, float, float, list[int]]:
         """Return the time, then all that has been counted since the start."""
         engines = self._engines
-        return (time.monotonic(), self._turns.busy_s,
+        return (time.monotonic(), self._queue.busy_s,
                 sum(engine.computed.frames for engine in engines),
                 sum(engine.computed.turn_wait_s for engine in engines),
                 sum(engine.computed.compute_s for engine in engines),

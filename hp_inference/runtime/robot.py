@@ -65,7 +65,6 @@ class _Submission:
 class _Order:
     """What is to be done for an image: by which plan, until when, and what has come of it."""
 
-    tag: object
     image: torch.Tensor
     table: PlanTable
     picked: Pick
@@ -246,7 +245,7 @@ class RobotEngine:
         alone = self.server.why_not(table.digest) if executor.program.receives else ''
         due = self._deadlines.of(taken.received_s, prepared, self.deadline_s,
                                  (table.digest, index), picked.predicted_s)
-        return _Order(taken.tag, image, table, picked, executor, due, prepared, FrameResult(
+        return _Order(image, table, picked, executor, due, prepared, FrameResult(
             taken.tag, number, {}, table.plans[index].name, index, table.digest, ROBOT, alone,
             queue_s=begun - taken.received_s, preprocess_s=prepared - begun,
             predicted_s=picked.predicted_s or 0.0,
@@ -262,7 +261,7 @@ class RobotEngine:
         """
         result = order.result
         frame = RobotFrame(self.layout, order.executor, self._transport, Head(
-            self.session, result.frame, result.table_digest, result.plan_index), order.tag)
+            self.session, result.frame, result.table_digest, result.plan_index), result.tag)
         with self._lock:
             if self._closing:
                 raise Aborted(STOPPING)

@@ -21,7 +21,7 @@ from hp_inference.split.table_json import ALONE
 
 #: Baselines that keep their plan whatever the link does; the others look at the bandwidth.
 FIXED = ('robot_only', 'full_offload', 'full_offload_jpeg')
-#: Each is drawn along every rate; planning knows of seven.
+#: Each is drawn along every rate; planning knows of six.
 MOST_BASELINES = 32
 
 

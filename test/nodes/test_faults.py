@@ -210,9 +210,13 @@ def test_messages_that_no_server_and_no_robot_sent_leave_nobody_alone(rig):
     layout = open_model(ModelSpec(MODEL, (1, 3, SIZE, SIZE)))[1]
     for number in range(5):  # as many as the server keeps, and one more
         forged = table_to_msg(PlanTable(layout, [make_plan(f'layer:{number + 1}', layout)]))
+        before = len(rig.client.statuses)
         # The robot says its own again: of two on their way at once, the server takes the newest.
-        rig.client.again(lambda forged=forged: tables.publish(forged), lambda forged=forged: any(
-            bytes(said.table_digest) == bytes(forged.digest) for said in rig.client.statuses))
+        rig.client.again(
+            lambda forged=forged: tables.publish(forged),
+            lambda forged=forged, before=before: any(
+                bytes(said.table_digest) == bytes(forged.digest)
+                for said in rig.client.statuses[before:]))
     status.publish(ServerStatus(ready=True, table_digest=np.full(32, 7, np.uint8)))
     status.publish(ServerStatus(model='another', text='a lie'))
     rig.back()
